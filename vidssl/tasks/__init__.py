@@ -1,0 +1,31 @@
+"""Tasks by name. Add one: a file beside this one, and a line in the table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..registry import Registry
+
+if TYPE_CHECKING:
+    from ..backbones.base import Backbone
+    from .base import ClipSpec, Task
+
+TASKS = Registry(
+    "task",
+    "vidssl.tasks",
+    {
+        "prp": "vidssl.tasks.prp:PRP",
+    },
+)
+
+
+def list_tasks() -> list[str]:
+    return TASKS.names()
+
+
+def create_task(name: str, backbone: Backbone, clip: ClipSpec | None = None, **options: Any) -> Task:
+    """Builds a task around a backbone. Options are the fields of its `Args`."""
+    from .base import ClipSpec
+
+    task = TASKS.get(name)
+    return task(backbone, clip or ClipSpec(), task.Args(**options))
