@@ -1,0 +1,353 @@
+"""The embedded data set: rendered motion clips that need no download, as source files for `prep`.
+
+One renderer, two label systems of the same videos. *appearance* is what is seen (shape x texture of the moving things),
+*motion* is how they move; every pair of the two comes equally often, so neither tells anything about the other.
+
+A single frame must not give the motion away. So the state of an object (place, angle, size) is uniform at every moment
+whatever its motion: places live on a torus (an object that leaves on one side enters on the other), sizes run through
+their range as a sawtooth of random phase, angles are uniform. Colours, background, drift of the background, camera
+shake and noise are drawn before the motion is looked at. No class turns into another when the picture is mirrored left
+to right, because every common training recipe flips at random: hence "across" instead of left and right.
+
+Speeds are bounded (SPEED pixels a frame, background and camera a fraction of it), so that the same video played 1, 2, 4
+and 8 times as fast can be told apart at 64 pixels, which is what playback-rate tasks need.
+
+Every video is a pure function of (split, number): a Philox stream with the split and the number in its key. Train and
+test have no stream in common.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+
+import numba
+import numpy as np
+
+from ...errors import ConfigError, EnvironmentProblem
+
+RENDER_VERSION = 1  # a higher number renders everything again
+NUM_TRAIN, NUM_TEST = 240, 96  # multiples of the 48 pairs of appearance and motion
+NUM_FRAMES, FPS = 144, 30  # playback-rate tasks need 16 frames at dilation 8: 121, and room for a random start
+WIDTH, HEIGHT = 160, 120
+SHAPES, TEXTURES = ("disc", "triangle", "cross"), ("stripes", "spots")
+APPEARANCES = tuple(f"{texture}-{shape}" for texture in TEXTURES for shape in SHAPES)
+MOTIONS = ("across", "up", "down", "spin", "grow", "shrink", "sway", "surge")
+NUM_OBJECTS = 2
+RADIUS = (15.0, 37.0)  # pixels; log-uniform
+SPEED = (0.6, 1.0)  # pixels a frame
+DRIFT, SHAKE = 0.25, 1.2  # background: pixels a frame at most; camera: pixels of standard deviation
+NOISE = 2.0  # grey levels of standard deviation, fresh in each frame
+SPLIT_KEYS = {"train": 0x747261696E, "test": 0x74657374}
+TILE = 256  # the background repeats after this many pixels; a power of two
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything of one video, drawn. Shapes: N objects, 2 axes (x, y); pixels, frames and radians."""
+
+    appearance: int
+    motion: int
+    place_N2: np.ndarray
+    size_phase_N: np.ndarray
+    angle_N: np.ndarray
+    speed: float
+    heading: float
+    period: float
+    phase: float
+    turn: float
+    drift_2: np.ndarray
+    shake_23K: np.ndarray
+    colours_23: np.ndarray
+    tile_YX3: np.ndarray
+    noise_M: np.ndarray
+    noise_seed: int
+
+
+def scene(split: str, number: int) -> Scene:
+    """Draws the video `number` of a split: class numbers and every parameter. Any number >= 0 is legal."""
+    if split not in SPLIT_KEYS:
+        raise ConfigError(f"unknown split {split!r} of the embedded data set. Available: {', '.join(SPLIT_KEYS)}.")
+    rng = np.random.Generator(np.random.Philox(key=np.array([SPLIT_KEYS[split], number], np.uint64)))
+    appearance = number % len(APPEARANCES)
+    motion = number // len(APPEARANCES) % len(MOTIONS)
+    drift_angle, drift = rng.uniform(0, 2 * math.pi), rng.uniform(0.2, 1.0) * DRIFT
+    tile, colours = _background(rng), _object_colours(rng)
+    shake = np.stack(
+        [rng.normal(0, SHAKE / math.sqrt(1.5), (2, 3)), 2 * math.pi / rng.uniform(24, 96, (2, 3)), rng.uniform(0, 2 * math.pi, (2, 3))],
+        axis=1,
+    )
+    return Scene(
+        appearance=appearance,
+        motion=motion,
+        place_N2=rng.uniform(0, 1, (NUM_OBJECTS, 2)) * (WIDTH, HEIGHT),
+        size_phase_N=rng.uniform(0, 1, NUM_OBJECTS),
+        angle_N=rng.uniform(0, 2 * math.pi, NUM_OBJECTS),
+        speed=rng.uniform(*SPEED),
+        heading=rng.uniform(0, 2 * math.pi),
+        period=rng.uniform(36, 52),
+        phase=rng.uniform(0, 2 * math.pi),
+        turn=rng.choice((-1.0, 1.0)),
+        drift_2=np.array([math.cos(drift_angle), math.sin(drift_angle)]) * drift,
+        shake_23K=shake,
+        colours_23=colours,
+        tile_YX3=tile,
+        noise_M=rng.normal(0, NOISE, 1 << 15).astype(np.float32),
+        noise_seed=int(rng.integers(1 << 30)),
+    )
+
+
+def trajectory(video: Scene, frames_T: np.ndarray) -> np.ndarray:
+    """float64 [T, N, 4]: x, y (pixels), radius (pixels), angle (radians) of each object, before the camera's shake."""
+    t = frames_T[:, None].astype(np.float64)
+    way = np.zeros((len(t), 2))
+    angle, size = np.zeros_like(t), np.zeros_like(t)
+    along = np.array([math.cos(video.heading), math.sin(video.heading)])
+    omega = 2 * math.pi / video.period
+    match MOTIONS[video.motion]:
+        case "across":
+            way = video.turn * video.speed * t * (1, 0)
+        case "up":
+            way = video.speed * t * (0, -1)
+        case "down":
+            way = video.speed * t * (0, 1)
+        case "spin":
+            angle = video.turn * video.speed * t / 14  # the rim of a middling object makes 1 to 2 pixels a frame
+        case "grow":
+            size = video.speed * t / 36
+        case "shrink":
+            size = -video.speed * t / 36
+        case "sway":  # mean speed as in the others: 4 amplitudes a period
+            way = video.speed * video.period / 4 * np.sin(omega * t + video.phase) * along
+        case "surge":  # between standing and twice the mean speed
+            way = video.speed * (t + np.sin(omega * t + video.phase) / omega) * along
+    state = np.empty((len(t), NUM_OBJECTS, 4))
+    state[..., :2] = video.place_N2 + way[:, None]
+    phase = (video.size_phase_N + size) % 1.0
+    state[..., 2] = RADIUS[0] * (RADIUS[1] / RADIUS[0]) ** phase
+    state[..., 3] = video.angle_N + angle
+    return state
+
+
+def draw(video: Scene, frames_T: np.ndarray) -> np.ndarray:
+    """Renders frames: uint8 [T, HEIGHT, WIDTH, 3], RGB. Any frame numbers, in any order."""
+    frames = np.asarray(frames_T, np.int64)
+    amount, rate, phase = video.shake_23K[:, 0], video.shake_23K[:, 1], video.shake_23K[:, 2]
+    shake_T2 = (amount * np.sin(rate * frames[:, None, None] + phase)).sum(axis=-1)
+    state = trajectory(video, frames)
+    state[..., :2] += shake_T2[:, None]
+    offset_T2 = frames[:, None] * video.drift_2 + shake_T2
+    out = np.empty((len(frames), HEIGHT, WIDTH, 3), np.uint8)
+    texture, shape = divmod(video.appearance, len(SHAPES))
+    noise_start = (video.noise_seed + frames * 7919) % len(video.noise_M)
+    _draw(out, video.tile_YX3, -offset_T2, state, shape, texture, video.colours_23, video.noise_M, noise_start)
+    return out
+
+
+def _background(rng: np.random.Generator) -> np.ndarray:
+    """float32 [TILE, TILE, 3]: smooth noise of three scales between two random colours; repeats without a seam."""
+    grey = np.zeros((TILE, TILE), np.float32)
+    for cells, weight in ((8, 1.0), (20, 0.8), (52, 0.6)):
+        knots = rng.uniform(-1, 1, (cells, cells)).astype(np.float32)
+        grey += weight * _stretch(_stretch(knots).T).T
+    grey = np.clip(0.5 + 0.4 * grey, 0, 1)[..., None]
+    low, high = rng.uniform(30, 190, 3), rng.uniform(-1, 1, 3) * 30 + rng.choice((-50, 50))
+    return np.ascontiguousarray(np.clip(low + grey * high, 0, 255), np.float32)
+
+
+def _stretch(knots_YX: np.ndarray) -> np.ndarray:
+    """Rows of knots -> TILE rows, by smoothstep between them, around the edge."""
+    at = np.arange(TILE, dtype=np.float32) * len(knots_YX) / TILE
+    first = at.astype(np.int64)
+    part = (at - first)[:, None]
+    part = part * part * (3 - 2 * part)
+    return knots_YX[first] * (1 - part) + knots_YX[(first + 1) % len(knots_YX)] * part
+
+
+def _object_colours(rng: np.random.Generator) -> np.ndarray:
+    """float64 [2, 3]: two random colours, one clearly brighter than the other."""
+    dark, bright = rng.uniform(0, 110, 3), rng.uniform(145, 255, 3)
+    return np.stack([dark, bright] if rng.random() < 0.5 else [bright, dark])
+
+
+@numba.njit(inline="always")
+def _coverage(shape, x, y):
+    """Signed distance to the edge of a shape of radius 1, positive inside."""
+    if shape == 0:
+        return 0.92 - math.sqrt(x * x + y * y)
+    if shape == 1:  # equilateral, corners at distance 1.15 from the middle
+        ax = abs(x)
+        return min(0.575 - y, 0.575 - (ax * 0.8660254 - y * 0.5))
+    ax, ay = abs(x), abs(y)
+    return max(min(1.0 - ax, 0.34 - ay), min(0.34 - ax, 1.0 - ay))
+
+
+@numba.njit(inline="always")
+def _texture(texture, x, y):
+    """0 to 1: share of the second colour at a place of the object."""
+    if texture == 0:
+        wave = x * 1.6
+        value = 4.0 * abs(wave - math.floor(wave + 0.5)) - 1.0
+        return min(max(0.5 + 2.5 * value, 0.0), 1.0)
+    u, v = x * 1.7 + 0.5, y * 1.7 + 0.5
+    u, v = u - math.floor(u + 0.5), v - math.floor(v + 0.5)
+    return min(max(0.5 + 6.0 * (0.30 - math.sqrt(u * u + v * v)), 0.0), 1.0)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def _draw(out, tile, offset, state, shape, texture, colours, noise, noise_start):
+    frames, height, width, _ = out.shape
+    mask, noise_mask = tile.shape[0] - 1, len(noise) - 1
+    canvas = np.empty((height, width, 3), np.float32)
+    for t in range(frames):
+        # the background only shifts, so the four weights of its interpolation are those of the frame
+        left, top = math.floor(offset[t, 0]), math.floor(offset[t, 1])
+        fx, fy = np.float32(offset[t, 0] - left), np.float32(offset[t, 1] - top)
+        one = np.float32(1)
+        w00, w01, w10, w11 = (one - fy) * (one - fx), (one - fy) * fx, fy * (one - fx), fy * fx
+        for y in range(height):
+            y0, y1 = (int(top) + y) & mask, (int(top) + y + 1) & mask
+            for x in range(width):
+                x0, x1 = (int(left) + x) & mask, (int(left) + x + 1) & mask
+                for c in range(3):
+                    upper = w00 * tile[y0, x0, c] + w01 * tile[y0, x1, c]
+                    canvas[y, x, c] = upper + w10 * tile[y1, x0, c] + w11 * tile[y1, x1, c]
+        for n in range(state.shape[1]):
+            cx, cy, radius, angle = state[t, n, 0], state[t, n, 1], state[t, n, 2], state[t, n, 3]
+            cos, sin, reach = math.cos(angle) / radius, math.sin(angle) / radius, int(radius * 1.2) + 2
+            ix, iy = int(math.floor(cx)), int(math.floor(cy))
+            for dy in range(-reach, reach + 1):
+                py = iy + dy - cy
+                for dx in range(-reach, reach + 1):
+                    px = ix + dx - cx
+                    u, v = cos * px + sin * py, cos * py - sin * px
+                    alpha = 0.5 + radius * _coverage(shape, u, v)  # one pixel of soft edge
+                    if alpha <= 0.0:
+                        continue
+                    alpha = min(alpha, 1.0)
+                    mix = _texture(texture, u, v)
+                    x, y = (ix + dx) % width, (iy + dy) % height
+                    for c in range(3):
+                        colour = colours[0, c] * (1.0 - mix) + colours[1, c] * mix
+                        canvas[y, x, c] += np.float32(alpha * (colour - canvas[y, x, c]))
+        at = noise_start[t]
+        for y in range(height):
+            for x in range(width):
+                grain = noise[at & noise_mask] + np.float32(0.5)
+                at += 1
+                for c in range(3):
+                    out[t, y, x, c] = np.uint8(min(max(canvas[y, x, c] + grain, np.float32(0)), np.float32(255)))
+
+
+def render(
+    directory: Path,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    num_train: int = NUM_TRAIN,
+    num_test: int = NUM_TEST,
+) -> None:
+    """Writes the data set as source files: `train/0000.mp4` ..., `test/0000.mp4` ..., `train.csv`, `test.csv`.
+
+    The tables have the columns path, label, label:appearance, label:motion (names); label is the motion. A file that is
+    there is whole, because it gets its name when it is finished; a second call adds what is missing, byte for byte what
+    an uninterrupted call would have written.
+
+    Args:
+        directory: made if missing.
+        workers: processes; by default one a processor.
+        progress: called with (files done, files in all) as the work goes on.
+        num_train, num_test: multiples of 48 keep the labels balanced and independent.
+    Raises:
+        EnvironmentProblem: the directory cannot be written.
+    """
+    directory = Path(directory)
+    stamp = json.dumps({"version": RENDER_VERSION, "frames": NUM_FRAMES, "size": [WIDTH, HEIGHT]})
+    jobs = [("train", n) for n in range(num_train)] + [("test", n) for n in range(num_test)]
+    try:
+        for split in SPLIT_KEYS:
+            (directory / split).mkdir(parents=True, exist_ok=True)
+            for leftover in (directory / split).glob(".*.part"):
+                leftover.unlink()
+        known = directory / "render.json"
+        fresh = known.exists() and known.read_text() == stamp
+        todo = [job for job in jobs if not (fresh and (directory / _path(*job)).exists())]
+        if not fresh:
+            # tables of another version would vouch for videos that are about to be replaced
+            for split, number in jobs:
+                (directory / _path(split, number)).unlink(missing_ok=True)
+            _write(known, stamp.encode())
+        _render_all(directory, todo, workers or os.cpu_count() or 1, len(jobs), progress)
+        for split, count in (("train", num_train), ("test", num_test)):
+            _write(directory / f"{split}.csv", _table(split, count))
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"cannot write the embedded data set into {directory}: {error.strerror or error}. Free some space (it needs "
+            "about 50 MB) or choose another place with $VIDSSL_HOME."
+        ) from error
+
+
+def _render_all(
+    directory: Path, todo: list[tuple[str, int]], workers: int, total: int, progress: Callable[[int, int], None] | None
+) -> None:
+    done = total - len(todo)
+    if progress:
+        progress(done, total)
+    if not todo:
+        return
+    # spawn, not fork: the caller may have threads (CUDA, a progress bar); the workers import numpy, numba and av only
+    with ProcessPoolExecutor(min(workers, len(todo)), multiprocessing.get_context("spawn")) as pool:
+        for _ in pool.map(_render_one, repeat(directory), todo, chunksize=4):
+            done += 1
+            if progress:
+                progress(done, total)
+
+
+def _render_one(directory: Path, job: tuple[str, int]) -> None:
+    _write(directory / _path(*job), _encode(draw(scene(*job), np.arange(NUM_FRAMES))))
+
+
+def _encode(frames_THWC: np.ndarray) -> bytes:
+    """The frames as an mp4 file, H.264 with x264's usual long group of pictures. One thread: the same bytes each time."""
+    import av
+
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        options = {"preset": "veryfast", "crf": "23", "threads": "1"}
+        stream = container.add_stream("libx264", rate=FPS, options=options)
+        stream.height, stream.width = frames_THWC.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for picture in frames_THWC:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def _path(split: str, number: int) -> str:
+    return f"{split}/{number:04d}.mp4"
+
+
+def _table(split: str, count: int) -> bytes:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["path", "label", "label:appearance", "label:motion"])
+    for number in range(count):
+        appearance = APPEARANCES[number % len(APPEARANCES)]
+        motion = MOTIONS[number // len(APPEARANCES) % len(MOTIONS)]
+        table.writerow([_path(split, number), motion, appearance, motion])
+    return text.getvalue().encode()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Under a passing name first: a file that has its own name is whole."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_bytes(data)
+    part.replace(path)
