@@ -42,8 +42,8 @@ WIDTH, HEIGHT = 160, 120
 SHAPES, TEXTURES = ("disc", "triangle", "cross"), ("stripes", "spots")
 APPEARANCES = tuple(f"{texture}-{shape}" for texture in TEXTURES for shape in SHAPES)
 MOTIONS = ("across", "up", "down", "spin", "grow", "shrink", "sway", "surge")
-NUM_OBJECTS = 2
-RADIUS = (15.0, 37.0)  # pixels; log-uniform
+NUM_OBJECTS = 3
+RADIUS = (14.0, 34.0)  # pixels; log-uniform
 SPEED = (0.6, 1.0)  # pixels a frame
 DRIFT, SHAKE = 0.25, 1.2  # background: pixels a frame at most; camera: pixels of standard deviation
 NOISE = 2.0  # grey levels of standard deviation, fresh in each frame
@@ -68,24 +68,20 @@ class Scene:
     drift_2: np.ndarray
     shake_23K: np.ndarray
     colours_23: np.ndarray
-    tile_YX3: np.ndarray
-    noise_M: np.ndarray
-    noise_seed: int
+    split: str
+    number: int
 
 
 def scene(split: str, number: int) -> Scene:
     """Draws the video `number` of a split: class numbers and every parameter. Any number >= 0 is legal."""
     if split not in SPLIT_KEYS:
         raise ConfigError(f"unknown split {split!r} of the embedded data set. Available: {', '.join(SPLIT_KEYS)}.")
-    rng = np.random.Generator(np.random.Philox(key=np.array([SPLIT_KEYS[split], number], np.uint64)))
+    rng = _stream(split, number, part=0)
     appearance = number % len(APPEARANCES)
     motion = number // len(APPEARANCES) % len(MOTIONS)
     drift_angle, drift = rng.uniform(0, 2 * math.pi), rng.uniform(0.2, 1.0) * DRIFT
-    tile, colours = _background(rng), _object_colours(rng)
-    shake = np.stack(
-        [rng.normal(0, SHAKE / math.sqrt(1.5), (2, 3)), 2 * math.pi / rng.uniform(24, 96, (2, 3)), rng.uniform(0, 2 * math.pi, (2, 3))],
-        axis=1,
-    )
+    amount, wave = rng.normal(0, SHAKE / math.sqrt(1.5), (2, 3)), rng.uniform(24, 96, (2, 3))
+    shake = np.stack([amount, 2 * math.pi / wave, rng.uniform(0, 2 * math.pi, (2, 3))], axis=1)
     return Scene(
         appearance=appearance,
         motion=motion,
@@ -99,11 +95,16 @@ def scene(split: str, number: int) -> Scene:
         turn=rng.choice((-1.0, 1.0)),
         drift_2=np.array([math.cos(drift_angle), math.sin(drift_angle)]) * drift,
         shake_23K=shake,
-        colours_23=colours,
-        tile_YX3=tile,
-        noise_M=rng.normal(0, NOISE, 1 << 15).astype(np.float32),
-        noise_seed=int(rng.integers(1 << 30)),
+        colours_23=_object_colours(rng),
+        split=split,
+        number=number,
     )
+
+
+def _stream(split: str, number: int, part: int) -> np.random.Generator:
+    """The random stream of one video: key = (split, number), counter = part; no two overlap."""
+    key = np.array([SPLIT_KEYS[split], number], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, part], np.uint64)))
 
 
 def trajectory(video: Scene, frames_T: np.ndarray) -> np.ndarray:
@@ -148,8 +149,10 @@ def draw(video: Scene, frames_T: np.ndarray) -> np.ndarray:
     offset_T2 = frames[:, None] * video.drift_2 + shake_T2
     out = np.empty((len(frames), HEIGHT, WIDTH, 3), np.uint8)
     texture, shape = divmod(video.appearance, len(SHAPES))
-    noise_start = (video.noise_seed + frames * 7919) % len(video.noise_M)
-    _draw(out, video.tile_YX3, -offset_T2, state, shape, texture, video.colours_23, video.noise_M, noise_start)
+    rng = _stream(video.split, video.number, part=1)
+    tile, noise = _background(rng), rng.normal(0, NOISE, 1 << 15).astype(np.float32)
+    noise_start = (rng.integers(len(noise)) + frames * 7919) % len(noise)
+    _draw(out, tile, -offset_T2, state, shape, texture, video.colours_23, noise, noise_start)
     return out
 
 
@@ -204,7 +207,7 @@ def _texture(texture, x, y):
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
-def _draw(out, tile, offset, state, shape, texture, colours, noise, noise_start):
+def _draw(out, tile, offset, state, shape, texture, colours, noise, noise_start):  # noqa: PLR0917
     frames, height, width, _ = out.shape
     mask, noise_mask = tile.shape[0] - 1, len(noise) - 1
     canvas = np.empty((height, width, 3), np.float32)
@@ -224,7 +227,7 @@ def _draw(out, tile, offset, state, shape, texture, colours, noise, noise_start)
         for n in range(state.shape[1]):
             cx, cy, radius, angle = state[t, n, 0], state[t, n, 1], state[t, n, 2], state[t, n, 3]
             cos, sin, reach = math.cos(angle) / radius, math.sin(angle) / radius, int(radius * 1.2) + 2
-            ix, iy = int(math.floor(cx)), int(math.floor(cy))
+            ix, iy = math.floor(cx), math.floor(cy)
             for dy in range(-reach, reach + 1):
                 py = iy + dy - cy
                 for dx in range(-reach, reach + 1):
@@ -290,8 +293,8 @@ def render(
             _write(directory / f"{split}.csv", _table(split, count))
     except OSError as error:
         raise EnvironmentProblem(
-            f"cannot write the embedded data set into {directory}: {error.strerror or error}. Free some space (it needs "
-            "about 50 MB) or choose another place with $VIDSSL_HOME."
+            f"cannot write the embedded data set into {directory}: {error.strerror or error}. Free some space "
+            "(it needs about 20 MB) or choose another place with $VIDSSL_HOME."
         ) from error
 
 
@@ -316,12 +319,13 @@ def _render_one(directory: Path, job: tuple[str, int]) -> None:
 
 
 def _encode(frames_THWC: np.ndarray) -> bytes:
-    """The frames as an mp4 file, H.264 with x264's usual long group of pictures. One thread: the same bytes each time."""
+    """The frames as an mp4 file: H.264, x264's usual long group of pictures with B frames."""
     import av
 
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        options = {"preset": "veryfast", "crf": "23", "threads": "1"}
+        # x264's macroblock tree gives other bytes at each call (seen with PyAV 18.1), and files must be reproducible
+        options = {"preset": "veryfast", "crf": "23", "threads": "1", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.height, stream.width = frames_THWC.shape[1:3]
         stream.pix_fmt = "yuv420p"
