@@ -14,7 +14,7 @@ Generators, OOPSLA 2014, chained over the counters), so a whole epoch is one vec
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numba
 import numpy as np
@@ -96,6 +96,7 @@ class Plan:
     drop_last: bool = False
     rank: int = 0
     world: int = 1
+    _order: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.samples) == 0:
@@ -126,7 +127,7 @@ class Plan:
     def step(self, number: int) -> Step:
         """The samples of this rank in step `number`, counted over the whole training."""
         epoch, within = divmod(number, self.steps_per_epoch)
-        order = _cached_order(self, epoch)
+        order = self._order_once(epoch)
         if self.drop_last:
             whole = order[within * self.batch : (within + 1) * self.batch]
         else:
@@ -134,20 +135,14 @@ class Plan:
         mine = whole[_bounds(len(whole), self.world, self.rank)]
         return Step(number, epoch, self.samples[mine], len(whole))
 
+    def _order_once(self, epoch: int) -> np.ndarray:
+        # sorting 100,000 keys takes 10 ms: once an epoch, not once a step
+        if epoch not in self._order:
+            self._order.clear()
+            self._order[epoch] = self.order(epoch)
+        return self._order[epoch]
+
 
 def _bounds(count: int, parts: int, index: int) -> slice:
     """The index-th of `parts` contiguous pieces of `count` things, sizes differing by at most one."""
     return slice(count * index // parts, count * (index + 1) // parts)
-
-
-_last_order: dict[int, tuple[int, np.ndarray]] = {}
-
-
-def _cached_order(plan: Plan, epoch: int) -> np.ndarray:
-    # sorting 100,000 keys takes 10 ms: once an epoch, not once a step
-    kept = _last_order.get(id(plan))
-    if kept is None or kept[0] != epoch or len(kept[1]) != len(plan.samples):
-        _last_order.clear()
-        _last_order[id(plan)] = (epoch, plan.order(epoch))
-        kept = _last_order[id(plan)]
-    return kept[1]

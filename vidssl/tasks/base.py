@@ -63,6 +63,14 @@ class Task(nn.Module):
     metric: ClassVar[str] = "accuracy"
     """Which entry of the dict that `forward` returns is shown and summarised."""
 
+    recipe: ClassVar[dict[str, Any]] = {}
+    """Entries of the run's spec that this task's own paper states (optimizer, batch); presets and the user win."""
+    group: ClassVar[str] = ""
+    """"S", "T" or "ST": which sort of transformation is to be recognised (the benchmark's taxonomy)."""
+    contrastive: ClassVar[bool] = False
+    paper: ClassVar[str] = ""
+    """Authors, venue, year."""
+
     def __init__(self, backbone: Backbone, clip: ClipSpec) -> None:
         super().__init__()
         self.backbone = backbone

@@ -1,0 +1,104 @@
+"""From the name of a data set to an open store.
+
+A name is a prepared set under `$VIDSSL_HOME/data`, or NAME-SYSTEM where that set has a further label system
+(`embedded-motion`), or the folder of a store. The embedded set is prepared on first use, which is announced.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..engine.progress import Reporter
+from ..errors import DataError
+from ..home import stores_dir
+from .datasets import embedded
+from .store import Store, open_store, read_meta
+from .subset import nested_subsets, parse_size
+
+EMBEDDED = "embedded"
+
+
+def prepared() -> list[str]:
+    """Names of the finished stores, sorted."""
+    folder = stores_dir()
+    return sorted(p.parent.name for p in folder.glob("*/index.parquet")) if folder.is_dir() else []
+
+
+def default_source() -> str:
+    """Kinetics-400 where it is prepared (the benchmark's source), otherwise the embedded set."""
+    return "k400" if "k400" in prepared() else EMBEDDED
+
+
+def open_data(name: str, reporter: Reporter, main: bool = True) -> Store:
+    """Opens a data set by name. Raises DataError with the names there are."""
+    if "/" in name:
+        return open_store(Path(name).expanduser())
+    if name in prepared():
+        return open_store(stores_dir() / name)
+    base, dash, system = name.rpartition("-")
+    if name.partition("-")[0] == EMBEDDED:
+        if EMBEDDED not in prepared() and main:
+            prepare_embedded(reporter)
+        if name == EMBEDDED:
+            return open_store(stores_dir() / EMBEDDED)
+    if dash and base in prepared():
+        return open_store(stores_dir() / base, system)
+    folder = stores_dir() / name
+    if folder.is_dir():
+        read_meta(folder)
+        raise DataError(f"data set {name!r} is not finished. Run its `vidssl prep` again: it goes on where it stopped.")
+    raise DataError(
+        f"unknown data set {name!r}. Prepared here: {', '.join(prepared()) or '(none)'}; always there: {EMBEDDED}, "
+        f"{EMBEDDED}-appearance, {EMBEDDED}-motion. Prepare a folder of videos with `vidssl prep folder --source DIR --name {name}`."
+    )
+
+
+def prepare_embedded(reporter: Reporter, workers: int | None = None):
+    """Renders the embedded set and prepares it like any other data."""
+    from .prep import prepare
+
+    source = stores_dir().parent / "sources" / EMBEDDED
+    reporter.say("data set 'embedded' is not prepared yet: rendering and encoding it (about a minute)")
+    with reporter.meter("render", embedded.NUM_VIDEOS) as meter:
+        embedded.render(source, workers, lambda done, total: meter.update(done))
+    return prepare(source=source, name=EMBEDDED, short_side=embedded.SHORT_SIDE, workers=workers)
+
+
+def training_rows(store: Store, subset: str, seed: int = 0) -> np.ndarray:
+    """Rows to train on: the train split (all videos where there is no split), or a class-balanced subset of it."""
+    rows = store.indices("train")
+    if not len(rows):
+        rows = np.arange(len(store))
+    if subset == "all":
+        return rows
+    size = parse_size(subset)
+    if size > len(rows):
+        raise DataError(
+            f"subset {subset} of {store.path.name!r} is not possible: it has {len(rows)} training videos; legal: 1 to {len(rows)}, "
+            "or all."
+        )
+    return rows[nested_subsets(store.labels[rows], [size], seed)[size]]
+
+
+def describe(name: str) -> dict[str, object]:
+    """What `vidssl list data` shows of a prepared set."""
+    folder = stores_dir() / name
+    meta = read_meta(folder)
+    try:
+        table = pq.read_table(folder / "index.parquet")
+    except (OSError, pa.ArrowException):
+        return {"name": name, "problem": "the index is damaged; run its `vidssl prep` again", "store": str(folder)}
+    splits = np.array(table["split"].to_pylist(), dtype=str)
+    frames, fps = table["frames"].to_numpy(), table["fps"].to_numpy()
+    return {
+        "name": name, "videos": table.num_rows, "train": int((splits == "train").sum()), "test": int((splits == "test").sum()),
+        "classes": len(meta.label_names.get("", [])),
+        "label_systems": [key for key in meta.label_names if key],
+        "hours": round(float((frames / np.maximum(fps, 1e-6)).sum()) / 3600, 3),
+        "frames": int(frames.sum()), "format": meta.format, "picture": list(meta.picture), "fit": meta.fit,
+        "bytes": sum(p.stat().st_size for p in (folder / "shards").glob("*.tar")), "store": str(folder),
+    }  # fmt: skip

@@ -1,0 +1,62 @@
+"""Turns "auto" into what this machine does best, once, before step 0. The result stands in the run's spec."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import torch
+from accelerate import Accelerator
+
+from ..backbones.base import Backbone
+from ..spec import EngineSpec
+from ..tasks.base import ClipSpec
+
+
+def resolve_engine(engine: EngineSpec, on_gpu: bool) -> EngineSpec:
+    """Precision and compilation: bf16 and compiled on a GPU, fp32 and eager on a CPU. The layout is timed later."""
+    return replace(
+        engine,
+        precision=("bf16" if on_gpu else "fp32") if engine.precision == "auto" else engine.precision,
+        compile=("on" if on_gpu else "off") if engine.compile == "auto" else engine.compile,
+    )
+
+
+def build_accelerator(engine: EngineSpec) -> Accelerator:
+    return Accelerator(
+        mixed_precision="bf16" if engine.precision == "bf16" else "no",
+        dynamo_backend="inductor" if engine.compile == "on" else "no",
+    )
+
+
+def faster_layout(make: type[Backbone] | object, clip: ClipSpec, batch: int, device: torch.device) -> tuple[str, dict[str, float]]:
+    """Times a training pass of a fresh backbone in both memory layouts.
+
+    Args:
+        make: callable without arguments that builds the backbone.
+
+    Returns:
+        The faster of "contiguous" and "channels_last", and the seconds of one pass of each (the faster of two).
+    """
+    seconds = {}
+    with torch.random.fork_rng():
+        for layout in ("contiguous", "channels_last"):
+            network = make().to(device)  # type: ignore[operator]
+            x_BCTHW = torch.rand(batch, 3, clip.frames, clip.size, clip.size, device=device)
+            if layout == "channels_last":
+                network = network.to(memory_format=torch.channels_last_3d)
+                x_BCTHW = x_BCTHW.to(memory_format=torch.channels_last_3d)
+            seconds[layout] = min(_timed_pass(network, x_BCTHW) for _ in range(3))
+    return min(seconds, key=seconds.__getitem__), seconds
+
+
+def _timed_pass(network: Backbone, x_BCTHW: torch.Tensor) -> float:
+    on_gpu = x_BCTHW.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.synchronize()
+    begin = time.perf_counter()
+    with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
+        network(x_BCTHW).float().mean().backward()
+    if on_gpu:
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin

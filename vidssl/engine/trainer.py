@@ -1,0 +1,252 @@
+"""The one training loop. It knows nothing of any task: it takes views, a loss and a metric.
+
+Accelerate brings precision, devices and the gradient's way between processes; which samples come when is the plan's.
+A step's gradient is the mean over all its samples, however they are spread over ranks and passes.
+
+Exactness: weights and log after N steps are those of a run that was never stopped, bit for bit on a CPU, because the
+plan is a function of the step, the learning rate is a function of the step, and a checkpoint holds everything else.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from ..data.decode.base import Decoder
+from ..data.loader import Batch, ClipLoader
+from ..data.plan import Plan
+from ..errors import RunError
+from ..spec import EngineSpec, StageSpec
+from ..tasks.base import Task
+from . import checkpoint
+from .optim import build_optimizer, learning_rate, set_learning_rate
+from .progress import Meter, Reporter
+from .runs import RunDirectory
+from .signals import Interrupted, StopRequest, stop_on_signals
+
+
+@dataclass
+class Context:
+    """What every stage of a run shares."""
+
+    accelerator: Accelerator
+    engine: EngineSpec
+    run: RunDirectory
+    request: str
+    seed: int
+    reporter: Reporter
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+
+class Trainer:
+    """Trains a task on rows of a store, from the newest checkpoint if there is one.
+
+    Args:
+        name: of the stage; names its checkpoints and log lines.
+        samples: int64 [N], rows of the decoder's store.
+    """
+
+    def __init__(
+        self, name: str, task: Task, stage: StageSpec, decoder: Decoder, samples: np.ndarray, context: Context
+    ) -> None:
+        self.name, self.stage, self.decoder, self.context = name, stage, decoder, context
+        accelerator = context.accelerator
+        self.plan = Plan(
+            samples=samples,
+            keys=decoder.store.keys[samples],
+            batch=min(stage.batch, len(samples)),
+            epochs=stage.epochs,
+            seed=context.seed,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+        )
+        if context.engine.layout == "channels_last":
+            task.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.task = task
+        optimizer = build_optimizer(task, stage)
+        self.model, self.optimizer = accelerator.prepare(task, optimizer)
+        self.directory = Path(context.run.path) / "checkpoints"
+        self.sums: defaultdict[str, torch.Tensor | float] = defaultdict(float)
+        self.num_extended = 0
+        self.num_clips = 0
+        self._log_every = context.engine.log_every or max(1, self.plan.num_steps // 50)
+        self._checkpoint_every = context.engine.checkpoint_every or self.plan.steps_per_epoch
+
+    def fit(self) -> dict[str, Any]:
+        """Trains to the end. Returns what the stage's summary needs; raises Interrupted if asked to stop."""
+        start = self._restore()
+        begun = time.perf_counter()
+        waited = 0.0
+        loader = ClipLoader(
+            self.plan, self.task, self.decoder, start=start,
+            micro_batch=self.context.engine.micro_batch, prefetch=self.context.engine.prefetch,
+        )  # fmt: skip
+        self._mark = (begun, 0, 0.0)
+        self.model.train()
+        clips = 0
+        with stop_on_signals() as stop, self.context.reporter.meter(self.name, self.plan.num_steps, start) as meter:
+            for batch in loader:
+                self._backward(batch)
+                waited += batch.wait_seconds
+                clips += len(batch.samples) * self.plan.world
+                if not batch.last_of_step:
+                    continue
+                self._update(batch.step)
+                self._after_step(batch.step + 1, batch.epoch, clips, waited, meter, stop)
+        seconds = time.perf_counter() - begun
+        return {
+            "steps": self.plan.num_steps,
+            "epochs": self.plan.epochs,
+            "seconds": seconds,
+            "clips_per_second": clips / seconds if clips else None,
+            "data_wait": waited / seconds if clips else None,
+            "extended_clips": self.num_extended,
+            "clips": self.num_clips,
+            "resumed_at_step": start,
+        }
+
+    def _backward(self, batch: Batch) -> None:
+        accelerator = self.context.accelerator
+        with torch.no_grad():
+            views = self.task.views(batch.frames_BTHWC, batch.params)
+        if batch.last_of_step:
+            out = self._loss_backward(views, batch)
+        else:
+            with accelerator.no_sync(self.model):
+                out = self._loss_backward(views, batch)
+        count = len(batch.samples)
+        self.num_extended += batch.num_extended
+        self.num_clips += count
+        self.sums["count"] += count
+        for key, value in out.items():
+            self.sums[key] += value.detach().double().mean() * count
+
+    def _loss_backward(self, views: dict[str, torch.Tensor], batch: Batch) -> dict[str, torch.Tensor]:
+        out = self.model(views)
+        # processes average their gradients, so each counts by its share of the step's samples
+        share = len(batch.samples) * self.plan.world / batch.step_size
+        self.context.accelerator.backward(out["loss"] * share)
+        return out
+
+    def _update(self, step: int) -> None:
+        set_learning_rate(self.optimizer, learning_rate(self.stage, step, self.plan.steps_per_epoch))
+        if self.stage.clip_gradient:
+            self.context.accelerator.clip_grad_norm_(self.model.parameters(), self.stage.clip_gradient)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _after_step(
+        self, done: int, epoch: int, clips: int, waited: float, meter: Meter, stop: StopRequest
+    ) -> None:
+        note = ""
+        if done % self._log_every == 0 or done == self.plan.num_steps:
+            note = self._log(done, epoch, clips, waited, meter)
+        meter.update(done, note or getattr(self, "_note", ""))
+        self._note = note or getattr(self, "_note", "")
+        number = self._agreed_stop(stop)
+        if done % self._checkpoint_every == 0 or done == self.plan.num_steps or number:
+            self._save(done)
+        if number and done < self.plan.num_steps:
+            raise Interrupted(number, f"{self.name}, step {done} of {self.plan.num_steps}")
+
+    def _agreed_stop(self, stop: StopRequest) -> int:
+        # a signal reaches processes at different steps; all must leave at the same one
+        if self.plan.world == 1:
+            return stop.number
+        flag = torch.tensor(stop.number, device=self.context.device)
+        return int(self.context.accelerator.gather(flag.reshape(1)).max())
+
+    def _log(self, done: int, epoch: int, clips: int, waited: float, meter: Meter) -> str:
+        parts = gather_object([{key: float(value) for key, value in self.sums.items()}])
+        total: dict[str, float] = defaultdict(float)
+        for part in parts:
+            for key, value in part.items():
+                total[key] += value
+        self.sums.clear()
+        count = total.pop("count")
+        means = {key: value / count for key, value in total.items()}
+        if not math.isfinite(means["loss"]):
+            raise RunError(
+                f"the loss of {self.name} is {means['loss']} at step {done}. Try a smaller --set {self.name}.lr, a "
+                f"--set {self.name}.clip_gradient, or --set engine.precision=fp32. The checkpoints before it are whole."
+            )
+        now = time.perf_counter()
+        began, clips_before, waited_before = self._mark
+        self._mark = (now, clips, waited)
+        seconds = max(now - began, 1e-9)
+        record = {
+            "stage": self.name, "step": done, "epoch": epoch, **means, "chance": self.task.chance(),
+            "lr": learning_rate(self.stage, done - 1, self.plan.steps_per_epoch),
+        }  # fmt: skip
+        eta = (self.plan.num_steps - done) * (now - began) / max(1, self._log_every)
+        timing = {
+            "clips_per_second": (clips - clips_before) / seconds,
+            "data_wait": (waited - waited_before) / seconds,
+            "memory_gib": self._memory_gib(),
+            "eta_seconds": eta,
+        }
+        self.context.run.log({**record, "time": timing})
+        metric = self.task.metric
+        shown = f"{metric} {means[metric]:.3f} (chance {record['chance']:.3f})  " if metric in means else ""
+        return (
+            f"loss {means['loss']:.4f}  {shown}{timing['clips_per_second']:.1f} clips/s  "
+            f"wait {100 * timing['data_wait']:.0f} %  {timing['memory_gib']:.1f} GiB"
+        )
+
+    def _memory_gib(self) -> float:
+        if self.context.device.type == "cuda":
+            return torch.cuda.max_memory_allocated() / 2**30
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+    def _save(self, step: int) -> None:
+        accelerator = self.context.accelerator
+        states = gather_object([checkpoint.random_states()])
+        sums = gather_object([{key: torch.as_tensor(value, dtype=torch.float64).cpu() for key, value in self.sums.items()}])
+        counts = gather_object([[self.num_extended, self.num_clips]])
+        if not accelerator.is_main_process:
+            return
+        checkpoint.save(
+            self.directory, self.name, step,
+            {
+                "request": self.context.request, "step": step, "world": self.plan.world,
+                "model": accelerator.unwrap_model(self.model, keep_torch_compile=False).state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "random": states, "sums": sums, "counts": counts,
+            },
+        )  # fmt: skip
+
+    def _restore(self) -> int:
+        found = checkpoint.list_checkpoints(self.directory, self.name)
+        if not found:
+            self.context.run.rewind_log(self.name, 0)
+            return 0
+        state = checkpoint.load(found[-1], self.context.request)
+        if state["world"] != self.plan.world:
+            raise RunError(
+                f"{found[-1]} was written by {state['world']} process(es), this run has {self.plan.world}. Start it with as many, "
+                "or begin anew in another folder with --out."
+            )
+        self.context.accelerator.unwrap_model(self.model, keep_torch_compile=False).load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        rank = self.plan.rank
+        checkpoint.set_random_states(state["random"][rank])
+        self.sums.update({key: value.to(self.context.device) for key, value in state["sums"][rank].items()})
+        self.num_extended, self.num_clips = state["counts"][rank]
+        step = int(state["step"])
+        self.context.run.rewind_log(self.name, step)
+        if step < self.plan.num_steps:
+            self.context.reporter.say(f"{self.name}: going on at step {step} of {self.plan.num_steps}")
+        return step

@@ -1,0 +1,68 @@
+"""Features of whole videos: evenly spaced clips, centre crop, pooled map of a frozen backbone."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+
+from ..backbones.base import Backbone
+from ..data.decode.base import ClipRequest, Decoder
+from ..data.sampling import extend, uniform_starts
+from ..engine.trainer import Context
+from ..tasks.base import ClipSpec
+from ..transforms.geometry import centre_clip
+
+
+def clip_indices(video_frames: np.ndarray, clip: ClipSpec, clips: int) -> np.ndarray:
+    """Frames of the test clips, int64 [V, clips, T]: consecutive, evenly spaced; a short video loops (RSPNet's way)."""
+    starts = uniform_starts(video_frames, clip.frames, clips)
+    indices = starts[:, :, None] + np.arange(clip.frames)
+    flat = extend(indices.reshape(len(indices), -1), video_frames, "loop")
+    return flat.reshape(indices.shape)
+
+
+def clip_batches(decoder: Decoder, rows: np.ndarray, clip: ClipSpec, clips: int, batch: int):
+    """Yields (positions into the flat [V * clips] order, x_BCTHW float on the device)."""
+    indices = clip_indices(decoder.store.frames[rows], clip, clips).reshape(len(rows) * clips, -1)
+    for first in range(0, len(indices), batch):
+        positions = np.arange(first, min(first + batch, len(indices)))
+        frames = decoder.decode([ClipRequest(int(rows[p // clips]), indices[p]) for p in positions])
+        yield positions, centre_clip(frames, clip.size)
+
+
+def per_clip(
+    network, decoder: Decoder, rows: np.ndarray, clip: ClipSpec, clips: int, batch: int, context: Context, title: str
+) -> np.ndarray:
+    """Runs a network over the test clips of videos; ranks share the videos.
+
+    Args:
+        network: x_BCTHW -> [B, D], in eval mode.
+        rows: int64 [V], rows of the decoder's store.
+
+    Returns:
+        float32 [V, clips, D], the same on every rank.
+    """
+    world, rank = context.accelerator.num_processes, context.accelerator.process_index
+    mine = np.arange(rank, len(rows), world)
+    parts = []
+    with context.reporter.meter(title, len(mine) * clips) as meter, torch.inference_mode(), context.accelerator.autocast():
+        for positions, x_BCTHW in clip_batches(decoder, rows[mine], clip, clips, batch):
+            parts.append(network(x_BCTHW).float().cpu().numpy())
+            meter.update(int(positions[-1]) + 1)
+    own = np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+    pieces = gather_object([(mine, own)])
+    width = max(piece.shape[1] for _, piece in pieces)
+    whole = np.empty((len(rows), clips, width), np.float32)
+    for positions, piece in pieces:
+        if len(positions):
+            whole[positions] = piece.reshape(len(positions), clips, width)
+    return whole
+
+
+def video_features(
+    backbone: Backbone, decoder: Decoder, rows: np.ndarray, clip: ClipSpec, clips: int, batch: int, context: Context, title: str
+) -> np.ndarray:
+    """Pooled features of a frozen backbone, float32 [V, clips, D]."""
+    backbone.to(context.device).eval()
+    return per_clip(backbone.pooled, decoder, rows, clip, clips, batch, context, title)

@@ -1,0 +1,28 @@
+"""Intervals around measured fractions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def clustered_interval(scores: np.ndarray, clusters: np.ndarray, z: float = 1.96) -> tuple[float, float]:
+    """95 % interval of a mean whose scores come in clusters (several clips of one video are no independent draws).
+
+    The mean over clusters and its standard error; with one score a cluster this is the usual normal interval. Where
+    all clusters agree (standard error 0) the Wilson interval over clusters is given instead, so that a handful of
+    lucky videos does not look certain.
+    """
+    ids = np.unique(clusters)
+    means = np.array([scores[clusters == i].mean() for i in ids])
+    count, centre = len(means), means.mean()
+    error = means.std(ddof=1) / np.sqrt(count) if count > 1 else 0.0
+    if error == 0.0:
+        return wilson_interval(centre, count, z)
+    return max(0.0, float(centre - z * error)), min(1.0, float(centre + z * error))
+
+
+def wilson_interval(fraction: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's 95 % interval of `fraction` seen in `count` independent trials (E. B. Wilson, JASA 1927)."""
+    centre = (fraction + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * np.sqrt(fraction * (1 - fraction) / count + z * z / (4 * count * count))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))

@@ -1,0 +1,36 @@
+"""Named sets of defaults. What a user sets by hand always wins; what was used stands in the run's spec.
+
+`paper` is the benchmark's protocol: nothing is changed. `small` is for a machine without a GPU and for the embedded
+data: a 64 px clip, a narrow reconstruction decoder, and as many epochs as a fixed number of clips allows, so that a
+run ends in minutes. Its numbers say that the machinery works and how methods compare at that size, not more.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# clips seen in a training; at the speed of two cores these are some minutes each (README, first table)
+PRETRAIN_CLIPS = 4000
+FINETUNE_CLIPS = 2000
+
+SMALL: dict[str, Any] = {
+    "data.size": 64,
+    "pretrain.batch": 16,
+    "pretrain.lr": 0.02,
+    "pretrain.warmup_epochs": 1.0,
+    "finetune.batch": 16,
+    "finetune.lr": 0.02,
+    "finetune.schedule": "cosine",
+    "finetune.warmup_epochs": 1.0,
+}
+SMALL_TASK: dict[str, dict[str, Any]] = {"prp": {"decoder_width": 0.125}}
+
+
+def small_preset(task: str, pretrain_videos: int, finetune_videos: int) -> dict[str, Any]:
+    """The `small` preset's entries for a task and data of this many videos."""
+    return {
+        **SMALL,
+        **{f"task.{key}": value for key, value in SMALL_TASK.get(task, {}).items()},
+        "pretrain.epochs": max(1, round(PRETRAIN_CLIPS / pretrain_videos)),
+        "finetune.epochs": max(1, round(FINETUNE_CLIPS / finetune_videos)),
+    }

@@ -1,0 +1,49 @@
+"""The paper's published tables, as data, and which cell a run of ours may be laid beside."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from ..spec import RunSpec
+
+_COLUMNS = {"rotnet": "Rot", "vcop": "VCOP", "prp": "PRP", "vmae": "V-MAE", "cvrl": "CVRL", "tdl": "TDL", "rspnet": "RSP"}
+_ROWS = {"shufflenet": "Shuffle", "r21d": "R21D"}
+
+
+@cache
+def tables() -> list[dict[str, Any]]:
+    """The 127 cells of tables 1 to 6 of arXiv 2306.06010: table, row, column, value (percent) and notes."""
+    return json.loads(files(__package__).joinpath("paper_tables.json").read_text())["records"]
+
+
+def cell(table: int, row: str, column: str) -> float | None:
+    """One published value in percent, None for an empty cell."""
+    for record in tables():
+        if (record["table"], record["row"], record["column"]) == (table, row, column):
+            return record["value"]
+    return None
+
+
+def published(spec: RunSpec) -> tuple[float | None, str]:
+    """The paper's fine-tuning accuracy (percent) for this run's protocol, and where it stands or why there is none.
+
+    Table 1 is the reference: 16 frames of 112 px, Kinetics-400 50k, 200 epochs, fine-tuned 100 epochs on UCF101.
+    """
+    differs = []
+    wanted = {
+        "source": (spec.data.source, "k400"), "subset": (spec.data.subset, "50k"), "target": (spec.data.target, "ucf101"),
+        "frames": (spec.data.frames, 16), "size": (spec.data.size, 112), "pre-training epochs": (spec.pretrain.epochs, 200),
+        "fine-tuning epochs": (spec.finetune.epochs, 100), "test clips": (spec.eval.clips, 10),
+    }  # fmt: skip
+    for what, (ours, theirs) in wanted.items():
+        if str(ours) != str(theirs):
+            differs.append(f"{what} {ours}, the paper's {theirs}")
+    row, column = _ROWS.get(spec.backbone.name), _COLUMNS.get(spec.task.name)
+    if row is None or column is None:
+        differs.append(f"table 1 has no cell for {spec.task.name} on {spec.backbone.name}")
+    if differs or row is None or column is None:
+        return None, "no number of the paper stands beside these: " + "; ".join(differs)
+    return cell(1, row, column), f"table 1, {row} / {column}"

@@ -1,0 +1,255 @@
+"""One run from request to summary: resolve, pre-train, test the pretext, evaluate, show.
+
+A request is what the user asked for (the keys set by hand); its hash names the run. Resolution fills in presets,
+"auto" fields and the task's own defaults, once, and writes them down before step 0; whoever repeats the request in the
+same folder goes on with what was written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from safetensors.torch import load_file, save
+
+from . import presets
+from .backbones import BACKBONES, create_backbone
+from .backbones.base import Backbone, num_parameters
+from .data import catalog
+from .data.decode import open_decoder
+from .data.decode.auto import choose_decoder
+from .data.store import Store
+from .engine.progress import Reporter
+from .engine.runs import RunDirectory, write_atomic
+from .engine.setup import build_accelerator, faster_layout, resolve_engine
+from .engine.trainer import Context, Trainer
+from .errors import RunError
+from .evals.pretext import evaluate_pretext
+from .evals.suite import Suite, open_target
+from .home import runs_dir
+from .spec import (
+    RunSpec,
+    complete_options,
+    dataclass_options,
+    from_dict,
+    override,
+    signature_options,
+    to_dict,
+)
+from .tasks import TASKS, create_task
+from .tasks.base import ClipSpec, Task
+
+
+@dataclass
+class Resolved:
+    """A spec without "auto", and the stores it speaks of (`target` None where nothing is evaluated)."""
+
+    spec: RunSpec
+    source: Store
+    target: Store | None
+    notes: list[str]
+
+
+def request_hash(request: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(dict(request), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def default_directory(request: Mapping[str, Any]) -> Path:
+    """`$VIDSSL_HOME/runs/TASK-BACKBONE-DATA-HASH`: the same request finds the same folder."""
+    spec = override(RunSpec(), {k: v for k, v in request.items() if k in ("task.name", "backbone.name")})
+    data = str(request.get("data.source", "auto")).strip("/").replace("/", "_")
+    return runs_dir() / f"{spec.task.name}-{spec.backbone.name}-{data}-{request_hash(request)}"
+
+
+def resolve(request: Mapping[str, Any], reporter: Reporter, on_gpu: bool, main: bool = True) -> Resolved:
+    """Fills in everything but what must be measured (decoder, layout). Raises ConfigError, DataError."""
+    notes = []
+    spec = override(RunSpec(), request)
+    task, backbone = TASKS.get(spec.task.name), BACKBONES.get(spec.backbone.name)
+    source_name = spec.data.source if spec.data.source != "auto" else catalog.default_source()
+    if spec.data.source == "auto":
+        notes.append(f"no --data given: using {source_name!r}")
+    source = catalog.open_data(source_name, reporter, main)
+    rows = catalog.training_rows(source, spec.data.subset)
+    target_name, wanted = spec.data.target, spec.eval.names
+    if target_name == "auto":
+        target_name = source_name
+        if wanted and ((source.labels < 0).any() or not len(source.indices("test"))):
+            notes.append(f"{source_name!r} has no labels or no test split: nothing is evaluated on it (choose one with --target)")
+            wanted = []
+    target = catalog.open_data(target_name, reporter, main) if wanted else None
+    preset = spec.preset
+    if preset == "auto":
+        embedded = source_name.partition("-")[0] == catalog.EMBEDDED
+        preset = "small" if embedded or not on_gpu else "paper"
+        why = "for the embedded data" if embedded else "because there is no GPU"
+        if preset == "small":
+            notes.append(f"preset 'small' {why} (64 px, few epochs); --preset paper gives the benchmark's protocol")
+    changes = dict(task.recipe)
+    if preset == "small":
+        finetune_videos = len(catalog.training_rows(target, "all")) if target else 1
+        changes |= presets.small_preset(spec.task.name, len(rows), finetune_videos)
+    spec = override(RunSpec(), {**changes, **request})
+    spec = replace(
+        spec,
+        preset=preset,
+        task=complete_options(spec.task, dataclass_options(task.Args), "task"),
+        backbone=complete_options(spec.backbone, signature_options(backbone), "backbone"),
+        data=replace(spec.data, source=source_name, target=target_name if target else "none"),
+        eval=replace(spec.eval, names=list(wanted)),
+        engine=resolve_engine(spec.engine, on_gpu),
+    )
+    return Resolved(spec, source, target, notes)
+
+
+def measure(resolved: Resolved, accelerator: Accelerator, reporter: Reporter) -> RunSpec:
+    """Chooses decoders and memory layout by measurement, on the main process, for all."""
+    spec = resolved.spec
+    choices: list[Any] = [None]
+    if accelerator.is_main_process:
+        data, layout = spec.data, spec.engine.layout
+        threads = spec.engine.decode_threads or None
+        if data.decoder == "auto":
+            choice = choose_decoder(resolved.source, accelerator.device, threads)
+            reporter.say(f"decoder: {choice.name} ({choice.summary()})")
+            data = replace(data, decoder=choice.name)
+        if layout == "auto":
+            build = partial(create_backbone, spec.backbone.name, **spec.backbone.options)
+            clip = ClipSpec(spec.data.frames, spec.data.size)
+            layout, seconds = faster_layout(build, clip, min(spec.pretrain.batch, 16), accelerator.device)
+            shown = ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
+            reporter.say(f"memory layout: {layout} (a training pass of the backbone: {shown})")
+        choices = [(data, layout)]
+    data, layout = broadcast_object_list(choices)[0]
+    return replace(spec, data=data, engine=replace(spec.engine, layout=layout))
+
+
+def build_task(spec: RunSpec) -> Task:
+    """The pretext task around a fresh backbone; the initial weights are a function of the seed."""
+    torch.manual_seed(spec.seed)
+    backbone = create_backbone(spec.backbone.name, **spec.backbone.options)
+    return create_task(spec.task.name, backbone, ClipSpec(spec.data.frames, spec.data.size), **spec.task.options)
+
+
+def store_identity(store: Store | None) -> str | None:
+    """A hash that changes when the videos of a store do."""
+    if store is None:
+        return None
+    lines = "\n".join(f"{video}\t{frames}" for video, frames in zip(store.ids, store.frames.tolist(), strict=True))
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
+
+
+def execute(request: Mapping[str, Any], out: Path | None, reporter: Reporter) -> dict[str, Any]:
+    """Runs a request to its end, or goes on with it. Returns the summary.
+
+    Raises:
+        VidsslError: a mistake of the user's, before anything is overwritten.
+        Interrupted: asked to stop; a checkpoint is written.
+    """
+    main = _is_main()
+    run = RunDirectory(out or default_directory(request), main)
+    stored = run.stored()
+    if stored is not None:
+        run.require_same(stored, dict(request), request_hash(request))
+    on_gpu = torch.cuda.is_available()
+    resolved = resolve(request, reporter, on_gpu, main)
+    if stored is not None:
+        identity = stored.pop("identity")
+        resolved.spec = from_dict(stored)
+        for role, store in (("source", resolved.source), ("target", resolved.target)):
+            if identity.get(role) != store_identity(store) and store is not None:
+                raise RunError(
+                    f"the {role} data {store.path.name!r} changed since this run began ({run.path}). Begin anew with --out, or "
+                    "bring the data back as they were."
+                )
+    accelerator = build_accelerator(resolved.spec.engine)
+    if not accelerator.is_main_process:
+        reporter.quiet = True
+    for note in resolved.notes:
+        reporter.say(note)
+    if stored is None:
+        resolved.spec = measure(resolved, accelerator, reporter)
+        run.begin(
+            to_dict(resolved.spec),
+            {
+                "request": request_hash(request), "requested": json.dumps(dict(request), sort_keys=True),
+                "source": store_identity(resolved.source), "target": store_identity(resolved.target) or "none",
+            },
+        )  # fmt: skip
+    reporter.say(f"run: {run.path}")
+    context = Context(accelerator, resolved.spec.engine, run, request_hash(request), resolved.spec.seed, reporter)
+    return _stages(resolved, context)
+
+
+def _is_main() -> bool:
+    # before Accelerate is built: its settings are part of what is being resolved
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _stages(resolved: Resolved, context: Context) -> dict[str, Any]:
+    spec, run = resolved.spec, context.run
+    threads = spec.engine.decode_threads or None
+    decoder = open_decoder(spec.data.decoder, resolved.source, context.device, threads)
+    task = build_task(spec)
+    pretrain = _pretrain(task, decoder, resolved, context)
+    backbone = task.backbone
+    results = {}
+    if resolved.target is not None:
+        same = resolved.target.meta.format == resolved.source.meta.format
+        name = spec.data.decoder if same else choose_decoder(resolved.target, context.device, threads).name
+        target = open_target(open_decoder(name, resolved.target, context.device, threads))
+        suite = Suite(backbone, target, spec, context)
+        for evaluation in spec.eval.names:
+            results[evaluation] = suite.run(evaluation)
+    summary = {
+        "spec": to_dict(spec),
+        "backbone_parameters": num_parameters(backbone),
+        "pretrain": pretrain,
+        "evals": results,
+        "seconds": pretrain["seconds"] + sum(result["seconds"] for result in results.values()),
+        "directory": str(run.path),
+    }
+    if run.main:
+        write_atomic(run.path / "summary.json", json.dumps(summary, indent=1))
+    return summary
+
+
+def _pretrain(task: Task, decoder: Any, resolved: Resolved, context: Context) -> dict[str, Any]:
+    spec, run = resolved.spec, context.run
+    weights = run.path / "model.safetensors"
+    done = run.stage_result("pretrain")
+    if done is not None and weights.exists():
+        load_backbone(task.backbone, weights)
+        return done
+    rows = catalog.training_rows(resolved.source, spec.data.subset)
+    trained = Trainer("pretrain", task, spec.pretrain, decoder, rows, context).fit()
+    test = resolved.source.indices("test")
+    tested = evaluate_pretext(
+        task, decoder, test if len(test) else rows, context, spec.eval.pretext_repeats, spec.eval.batch
+    )
+    if trained["extended_clips"]:
+        share = trained["extended_clips"] / max(1, trained["clips"])
+        context.reporter.say(f"pretrain: {100 * share:.0f} % of the clips came from videos too short for them and were extended")
+    result = {**tested, **trained, "videos_trained": len(rows), "tested_on": "test" if len(test) else "train"}
+    if run.main:
+        state = {key: value.contiguous() for key, value in task.backbone.state_dict().items()}
+        write_atomic(weights, save(state, {"spec": json.dumps(to_dict(spec))}))
+    run.finish_stage("pretrain", result)
+    return result
+
+
+def load_backbone(backbone: Backbone, path: Path) -> None:
+    """Loads our own weights file, every tensor or none."""
+    try:
+        backbone.load_state_dict(load_file(path))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise RunError(f"{path} does not fit this backbone or is damaged: {str(error).splitlines()[0]}.") from error

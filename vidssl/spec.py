@@ -1,0 +1,252 @@
+"""What a run is: frozen dataclasses, composed by name, written to and read from TOML.
+
+Every field has a default; the defaults are the paper's protocol where the paper states one and the task's own recipe
+where it does not (design sheet: pretext tasks 1.1 and 7). "auto" is resolved before step 0 and the result recorded.
+`[task]` and `[backbone]` take, beside `name`, the fields of that task's `Args` and the options of that backbone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, get_type_hints
+
+from .errors import ConfigError, unknown_name
+
+
+@dataclass(frozen=True)
+class Named:
+    """A name and the options of what it names."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """`source` is what the pretext task sees, `target` what the evaluations use."""
+
+    source: str = "auto"
+    subset: str = "all"
+    target: str = "auto"
+    frames: int = 16
+    size: int = 112
+    decoder: str = "auto"
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One training: pre-training or fine-tuning.
+
+    Args:
+        epochs: passes over the samples.
+        batch: samples of one optimizer step, over all devices and accumulation.
+        optimizer: "sgd" (momentum 0.9) or "adamw".
+        lr: learning rate at `batch`; stated, never rescaled behind the user's back.
+        schedule: "cosine" (to zero, after the warm-up) or "constant".
+        warmup_epochs: linear rise from zero.
+        clip_gradient: largest gradient norm, 0 for none.
+    """
+
+    epochs: int = 100
+    batch: int = 8
+    optimizer: str = "sgd"
+    lr: float = 0.01
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    warmup_epochs: float = 0.0
+    clip_gradient: float = 0.0
+
+
+@dataclass(frozen=True)
+class EvalSpec:
+    """Which evaluations follow, and with how many evenly spaced clips a test video."""
+
+    names: list[str] = field(default_factory=lambda: ["finetune", "linear", "retrieval"])
+    clips: int = 10
+    batch: int = 32
+    linear_weight_decay: float = 1e-3
+    pretext_repeats: int = 4
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """How it is computed. Nothing here should change a result beyond rounding.
+
+    Args:
+        micro_batch: largest batch of one device in one pass; 0 for no limit. Smaller ones are accumulated.
+        precision: "fp32", "bf16" or "auto" (bf16 on a GPU).
+        compile: "on", "off" or "auto" (on a GPU).
+        layout: "channels_last", "contiguous" or "auto" (both are timed).
+        checkpoint_every: steps between checkpoints; 0 means one at the end of each epoch.
+        log_every: steps between log lines; 0 means about fifty lines a stage.
+        decode_threads: 0 for one a processor.
+        prefetch: batches decoded ahead.
+    """
+
+    micro_batch: int = 0
+    precision: str = "auto"
+    compile: str = "auto"
+    layout: str = "auto"
+    checkpoint_every: int = 0
+    log_every: int = 0
+    decode_threads: int = 0
+    prefetch: int = 2
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run: pre-train one backbone with one task on one data set, then evaluate it."""
+
+    task: Named = field(default_factory=lambda: Named("prp"))
+    backbone: Named = field(default_factory=lambda: Named("shufflenet"))
+    data: DataSpec = field(default_factory=DataSpec)
+    # PRP's published recipe, 2.3: SGD 0.01, batch 8; the benchmark's lengths, 1.1: 200 and 100 epochs
+    pretrain: StageSpec = field(default_factory=lambda: StageSpec(epochs=200, schedule="cosine"))
+    finetune: StageSpec = field(default_factory=lambda: StageSpec(epochs=100, lr=1e-3, schedule="constant"))
+    eval: EvalSpec = field(default_factory=EvalSpec)
+    engine: EngineSpec = field(default_factory=EngineSpec)
+    preset: str = "auto"
+    seed: int = 0
+
+
+_CHOICES = {
+    "optimizer": ("sgd", "adamw"),
+    "schedule": ("cosine", "constant"),
+    "precision": ("auto", "fp32", "bf16"),
+    "compile": ("auto", "on", "off"),
+    "layout": ("auto", "channels_last", "contiguous"),
+    "preset": ("auto", "paper", "small"),
+}
+_AT_LEAST = {"epochs": 0, "batch": 1, "clips": 1, "frames": 1, "size": 16, "pretext_repeats": 1, "prefetch": 1, "lr": 0.0}
+
+
+def to_dict(spec: Any) -> dict[str, Any]:
+    """Plain nested dict; the options of a `Named` stand beside its name."""
+    out: dict[str, Any] = {}
+    for item in fields(spec):
+        value = getattr(spec, item.name)
+        if isinstance(value, Named):
+            out[item.name] = {"name": value.name, **value.options}
+        elif is_dataclass(value):
+            out[item.name] = to_dict(value)
+        else:
+            out[item.name] = value
+    return out
+
+
+def from_dict(values: Mapping[str, Any]) -> RunSpec:
+    """The inverse of `to_dict`. Raises ConfigError on an unknown key or an illegal value."""
+    return _build(RunSpec, values, "")
+
+
+def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    hints = get_type_hints(cls)
+    arguments = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise unknown_name("key", prefix + key, [prefix + name for name in hints])
+        if hints[key] is Named:
+            options = dict(value)
+            arguments[key] = Named(options.pop("name"), options)
+        elif is_dataclass(hints[key]):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{prefix}{key} is a table of keys, not {value!r}; set {prefix}{key}.KEY=VALUE instead.")
+            arguments[key] = _build(hints[key], value, f"{prefix}{key}.")  # type: ignore[arg-type]
+        else:
+            arguments[key] = check_value(prefix + key, value, hints[key])
+    return cls(**arguments)
+
+
+def check_value(key: str, value: Any, kind: Any) -> Any:
+    """The value as the field's type, or ConfigError saying what is legal."""
+    name = key.rpartition(".")[2]
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    plain = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    if kind in plain and (not isinstance(value, kind) or (kind is not bool and isinstance(value, bool))):
+        raise ConfigError(f"{key} = {value!r} is not {plain[kind]}. Example: --set {key}={_example(kind)}")
+    if name in _CHOICES and value not in _CHOICES[name]:
+        raise unknown_name(f"value of {key}:", value, _CHOICES[name])
+    if name in _AT_LEAST and value < _AT_LEAST[name]:
+        raise ConfigError(f"{key} = {value} is too small; legal: {_AT_LEAST[name]} or more.")
+    return value
+
+
+def _example(kind: type) -> str:
+    return {int: "8", float: "0.01", str: "name", bool: "true"}[kind]
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """"section.key=value" -> (key, value). The value is read as TOML; what is no TOML is a text."""
+    key, equals, raw = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text!r} is not of the form section.key=value. Example: --set pretrain.epochs=20")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw.strip()
+    return key.strip(), value
+
+
+def override(spec: RunSpec, changes: Mapping[str, Any]) -> RunSpec:
+    """A spec with "section.key" entries replaced."""
+    values = to_dict(spec)
+    for key, value in changes.items():
+        place = values
+        *path, last = key.split(".")
+        for part in path:
+            if not isinstance(place.get(part), dict):
+                raise unknown_name("key", key, _all_keys(values))
+            place = place[part]
+        if last not in place and path[:1] not in (["task"], ["backbone"]):
+            raise unknown_name("key", key, _all_keys(values))
+        place[last] = value
+    return from_dict(values)
+
+
+def _all_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in values.items():
+        keys += _all_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
+    return keys
+
+
+Options = dict[str, tuple[Any, Any]]
+"""name -> (type, default) of what a task or a backbone can be told."""
+
+
+def dataclass_options(args: type) -> Options:
+    """The options that an `Args` dataclass declares."""
+    hints, defaults = get_type_hints(args), asdict(args())
+    return {name: (hints[name], default) for name, default in defaults.items()}
+
+
+def signature_options(cls: type) -> Options:
+    """The options that a constructor takes by keyword."""
+    hints = get_type_hints(cls.__init__)  # type: ignore[misc]
+    parameters = inspect.signature(cls).parameters
+    return {name: (hints.get(name, Any), item.default) for name, item in parameters.items()}
+
+
+def complete_options(named: Named, options: Options, kind: str) -> Named:
+    """All options, given ones checked, others at their defaults. Raises ConfigError on an unknown or illegal one."""
+    for key, value in named.options.items():
+        if key not in options:
+            raise unknown_name("key", f"{kind}.{key}", [f"{kind}.{name}" for name in options])
+        check_value(f"{kind}.{key}", value, options[key][0])
+    return replace(named, options={key: named.options.get(key, default) for key, (_, default) in options.items()})
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """"key: here -> there" for every value that differs."""
+    lines = []
+    for key in sorted(set(one) | set(other)):
+        left, right = one.get(key), other.get(key)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            lines += differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            lines.append(f"{prefix}{key}: {left!r} -> {right!r}")
+    return lines
