@@ -1,0 +1,21 @@
+"""Data sets by name: each is a function that reads a source folder and its annotations.
+
+    list_videos(source: Path, without: Path | None = None) -> Listing
+
+`folder` serves every source that holds class folders, or train.csv and test.csv, or just videos. The embedded set is
+rendered (`embedded.render`) into such a folder. Official data sets add a file and a line here, or an entry point
+`vidssl.datasets` of another package.
+"""
+
+from __future__ import annotations
+
+from ...registry import Registry
+
+DATASETS = Registry(
+    "data set",
+    "vidssl.datasets",
+    {
+        "folder": "vidssl.data.datasets.folder:list_videos",
+        "embedded": "vidssl.data.datasets.folder:list_videos",
+    },
+)

@@ -1,0 +1,216 @@
+"""One row for every source file: what it is, what became of it, where it went. And how rows become manifest and index.
+
+Each shard has its own table of rows (`shards/NNNNNN.parquet`), written once. `manifest.parquet`, `index.parquet` and
+the packet arrays are a merge of those tables and nothing else, so they can be rebuilt at any time from what is there.
+Where a source changed, a later shard holds a row of a higher `revision`, and the older one is left out of the merge.
+
+Nothing here depends on when or how often prep ran: parquet without time stamps, rows in shard order.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..errors import DataError
+from .files import replacing
+from .store import StoreMeta, video_key
+
+SHARD_NAME = re.compile(r"(\d{6})\.parquet")
+_TAR_BYTES = b"vidssl.tar_bytes"
+
+# What everyone may read. Sizes are those shown, `bytes` and `sha256` those of the source.
+_PUBLIC = [
+    pa.field("path", pa.string()),
+    pa.field("status", pa.string()),
+    pa.field("reason", pa.string()),
+    pa.field("label", pa.string()),
+    pa.field("split", pa.string()),
+    pa.field("frames", pa.int64()),
+    pa.field("frames_promised", pa.int64()),
+    pa.field("fps", pa.float64()),
+    pa.field("width", pa.int32()),
+    pa.field("height", pa.int32()),
+    pa.field("rotation", pa.int32()),
+    pa.field("codec", pa.string()),
+    pa.field("duration_seconds", pa.float64()),
+    pa.field("bytes", pa.int64()),
+    pa.field("mtime_ns", pa.int64()),
+    pa.field("sha256", pa.string()),
+    pa.field("shard", pa.int32()),
+    pa.field("id", pa.string()),
+    pa.field("number", pa.int32()),
+    pa.field("revision", pa.int32()),
+]
+# What only the merge needs: the member in its shard. `offset` is that of the first packet, from the start of the tar.
+_MEMBER = [
+    pa.field("offset", pa.int64()),
+    pa.field("member_bytes", pa.int64()),
+    pa.field("member_sha256", pa.string()),
+    pa.field("packet_sizes", pa.list_(pa.uint32())),
+    pa.field("packet_keys", pa.list_(pa.bool_())),
+]
+_PACKETS = ("packet_sizes", "packet_keys")
+
+
+def shard_numbers(store: Path) -> list[int]:
+    """Numbers of the shards that have a table, ascending."""
+    found = (SHARD_NAME.fullmatch(file.name) for file in (store / "shards").glob("*.parquet"))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def write_rows(store: Path, shard: int, rows: list[dict[str, Any]], tar_bytes: int) -> None:
+    """Writes a shard's table: its existence is what says that the shard is finished."""
+    systems = sorted({name for row in rows for name in row if name.startswith("label:")})
+    fields = [*_PUBLIC, *(pa.field(name, pa.string()) for name in systems), *_MEMBER]
+    schema = pa.schema(fields, metadata={_TAR_BYTES: str(tar_bytes).encode()})
+    with replacing(store / "shards" / f"{shard:06d}.parquet") as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema), temporary, compression="zstd")
+
+
+def read_rows(store: Path, shard: int, packets: bool = False) -> pa.Table | None:
+    """A shard's table, without the packets by default; None where it or its tar is cut or missing."""
+    file = store / "shards" / f"{shard:06d}.parquet"
+    try:
+        schema = pq.read_schema(file)
+        wanted = [name for name in schema.names if packets or name not in _PACKETS]
+        table = pq.read_table(file, columns=wanted)
+        whole = file.with_suffix(".tar").stat().st_size == int((schema.metadata or {})[_TAR_BYTES])
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        return None
+    return table if whole else None
+
+
+@dataclass
+class Rows:
+    """The rows that count: of each path the one of the highest revision, in shard order.
+
+    `table` is None where there is no whole shard; `row_of` maps a path to its row; `shards` are all whole shards.
+    """
+
+    table: pa.Table | None
+    row_of: dict[str, int]
+    shards: set[int]
+
+
+def current_rows(store: Path) -> Rows:
+    """Reads the tables of all whole shards."""
+    found = {shard: read_rows(store, shard) for shard in shard_numbers(store)}
+    tables = {shard: table for shard, table in found.items() if table is not None}
+    if not tables:
+        return Rows(None, {}, set())
+    table = pa.concat_tables(list(tables.values()), promote_options="default")
+    newest: dict[str, tuple[int, int]] = {}
+    for row, (path, revision) in enumerate(zip(table["path"].to_pylist(), table["revision"].to_pylist(), strict=True)):
+        newest[path] = max(newest.get(path, (-1, -1)), (revision, row))
+    table = table.take(pa.array(sorted(row for _, row in newest.values()), pa.int64()))
+    return Rows(table, {path: row for row, path in enumerate(table["path"].to_pylist())}, set(tables))
+
+
+def label_names(table: pa.Table | None, videos: Iterable[Any], known: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Class names by label system ("" is the store's own), sorted: those known, those in rows and those in the source."""
+    names: dict[str, set[str]] = {"": set()}
+    for system, classes in known.items():
+        names.setdefault(system, set()).update(classes)
+    for column in table.column_names if table is not None else []:
+        if column == "label" or column.startswith("label:"):
+            used = table[column].unique().to_pylist()
+            names.setdefault(column.partition(":")[2], set()).update(name for name in used if name is not None)
+    for video in videos:
+        for system, name in {"": video.label, **video.labels}.items():
+            classes_of_system = names.setdefault(system, set())
+            if name is not None:
+                classes_of_system.add(name)
+    return {system: sorted(classes) for system, classes in sorted(names.items())}
+
+
+def merge(store: Path, meta: StoreMeta) -> pa.Table:
+    """Rebuilds manifest, index and packet arrays from the shards' tables, each replaced in one step.
+
+    Returns:
+        the manifest.
+    """
+    table = current_rows(store).table
+    if table is None:
+        raise DataError(f"{store} holds no finished shard. Run the same `vidssl prep` again.")
+    member_columns = [field.name for field in _MEMBER]
+    manifest = table.select([name for name in table.column_names if name not in member_columns])
+    stored = table.filter(pc.equal(table["status"], "ok"))
+    index = _index(stored, meta)
+    _write_packets(store, index)
+    with replacing(store / "index.parquet") as temporary:
+        pq.write_table(index, temporary, compression="zstd")
+    with replacing(store / "manifest.parquet") as temporary:
+        pq.write_table(manifest, temporary, compression="zstd")
+    return manifest
+
+
+def _index(stored: pa.Table, meta: StoreMeta) -> pa.Table:
+    frames = stored["frames"].to_numpy()
+    first = np.concatenate([[0], np.cumsum(frames)[:-1]]) if len(frames) else frames
+    columns: dict[str, Any] = {
+        "id": stored["id"],
+        "key": pa.array([video_key(name) for name in stored["id"].to_pylist()], pa.uint64()),
+        "label": _label_numbers(stored["label"], meta.label_names.get("", [])),
+        "split": stored["split"],
+        "frames": stored["frames"],
+        "fps": stored["fps"],
+        "shard": stored["shard"],
+        "offset": stored["offset"],
+        "first_packet": pa.array(first, pa.int64()),
+        "bytes": stored["member_bytes"],
+        "sha256": stored["member_sha256"],
+        "source": stored["path"],
+    }
+    for system in meta.label_names:
+        if system:
+            name = f"label:{system}"
+            values = stored[name] if name in stored.column_names else pa.nulls(len(stored), pa.string())
+            columns[name] = _label_numbers(values, meta.label_names[system])
+    return pa.table(columns)
+
+
+def _label_numbers(values: Any, classes: list[str]) -> pa.Array:
+    number = {name: n for n, name in enumerate(classes)}
+    return pa.array([-1 if name is None else number[name] for name in values.to_pylist()], pa.int32())
+
+
+def _write_packets(store: Path, index: pa.Table) -> None:
+    """The packet arrays of the index's videos, shard by shard: the whole never lies in memory."""
+    total = int(index["frames"].to_numpy().sum()) if len(index) else 0
+    shards = index["shard"].to_numpy()
+    ids = np.array(index["id"].to_pylist(), dtype=object)
+    for column, dtype in zip(_PACKETS, (np.dtype(np.uint32), np.dtype(bool)), strict=True):
+        with replacing(store / f"{column}.npy") as temporary, temporary.open("wb") as file:
+            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (total,)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for shard in np.unique(shards):
+                rows = read_rows(store, int(shard), packets=True)
+                assert rows is not None, f"shard {shard} went away during the merge"
+                row_of = {name: row for row, name in enumerate(rows["id"].to_pylist())}
+                wanted = [row_of[name] for name in ids[shards == shard]]
+                values = rows[column].take(pa.array(wanted, pa.int64())).combine_chunks().flatten()
+                file.write(values.to_numpy(zero_copy_only=False).astype(dtype).tobytes())
+
+
+def write_meta(store: Path, meta: StoreMeta) -> None:
+    text = meta.to_json() + "\n"
+    file = store / "store.json"
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        with replacing(file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def settings(meta: StoreMeta) -> dict[str, Any]:
+    """What must not differ between two runs of prep on one store."""
+    fields = json.loads(meta.to_json())
+    return {name: fields[name] for name in ("format", "short_side", "fit", "gop", "codec")}

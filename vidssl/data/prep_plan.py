@@ -1,0 +1,100 @@
+"""What prep has to do: which videos are wanted, which of them are done, and which shard each of the others goes to."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .manifest import Rows, current_rows, label_names
+from .picture import Recipe
+from .shards import MAX_SHARD_VIDEOS
+from .sources import SourceVideo
+from .store import StoreMeta, read_meta, video_key
+from .subset import nested_subsets
+from .work import Job, file_sha256, new_row
+
+
+_COMPARED = ("bytes", "mtime_ns", "sha256", "split", "revision")
+
+
+@dataclass
+class PrepPlan:
+    """`jobs` by shard, in the order in which they are done; `skipped` chosen videos are done already."""
+
+    meta: StoreMeta
+    chosen: list[SourceVideo]
+    jobs: list[list[Job]]
+    skipped: int
+
+
+def choose(videos: list[SourceVideo], subset: int | None) -> list[SourceVideo]:
+    """All videos, or a class-balanced part of the train split (of all where there is no split) and the whole rest."""
+    if subset is None:
+        return videos
+    training = [video for video in videos if video.split == "train"] or videos
+    classes = {name: n for n, name in enumerate(sorted({v.label for v in training if v.label is not None}))}
+    labels = [-1 if video.label is None else classes[video.label] for video in training]
+    taken = {training[row].id for row in nested_subsets(labels, [subset])[subset]}
+    candidates = {video.id for video in training}
+    return [video for video in videos if video.id in taken or video.id not in candidates]
+
+
+def make_plan(
+    store: Path, meta: StoreMeta, videos: list[SourceVideo], chosen: list[SourceVideo], workers: int, shard_videos: int
+) -> PrepPlan:
+    """Reads the store, changes nothing.
+
+    Args:
+        videos: the whole source: its classes get their numbers, so that a bigger subset does not renumber them.
+        chosen: those wanted now.
+    """
+    rows = current_rows(store)
+    known = read_meta(store).label_names if (store / "store.json").exists() else {}
+    meta = replace(meta, label_names=label_names(rows.table, videos, known))
+    recipe = Recipe(meta.format, meta.fit, meta.picture, meta.coded, meta.gop)
+    done = _Done(rows)
+    with ThreadPoolExecutor(workers) as threads:  # where only the times differ, contents are compared
+        answers = list(threads.map(done.has, chosen))
+    to_do = [video for video, has in zip(chosen, answers, strict=True) if not has]
+    to_do.sort(key=lambda video: (video_key(video.id), video.id))
+    # The number of a shard that is cut or was never finished is free: the same videos come into it again.
+    free = (shard for shard in range(10**6) if shard not in rows.shards)
+    staging = str(store / "staging")
+    jobs = []
+    for first in range(0, len(to_do), shard_videos):
+        shard = next(free)
+        part = enumerate(to_do[first : first + shard_videos], shard * MAX_SHARD_VIDEOS)
+        jobs.append([Job(n, shard, video, done.next_revision(video), staging, recipe) for n, video in part])
+    return PrepPlan(meta, chosen, jobs, len(chosen) - len(to_do))
+
+
+class _Done:
+    """What the store already has."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._row_of = rows.row_of
+        table = rows.table
+        wanted = [] if table is None else [c for c in table.column_names if c in _COMPARED or c.startswith("label")]
+        self._columns = {} if table is None else {column: table[column].to_pylist() for column in wanted}
+
+    def has(self, video: SourceVideo) -> bool:
+        row = self._row_of.get(video.id)
+        if row is None:
+            return False
+        now = new_row(0, video, 0)
+        labels = {c for c in (*self._columns, *now) if c.startswith("label")}
+        if any(self._value(column, row) != now.get(column) for column in (*labels, "split", "bytes")):
+            return False
+        digest = self._value("sha256", row)
+        if not digest:  # the file was missing or could not be read
+            return bool(video.problem) or not os.access(video.file, os.R_OK)
+        return self._value("mtime_ns", row) == now["mtime_ns"] or digest == file_sha256(video.file)
+
+    def _value(self, column: str, row: int) -> object:
+        return self._columns[column][row] if column in self._columns else None
+
+    def next_revision(self, video: SourceVideo) -> int:
+        row = self._row_of.get(video.id)
+        return 0 if row is None else self._columns["revision"][row] + 1
