@@ -26,6 +26,7 @@ from .backbones import BACKBONES, create_backbone
 from .backbones.base import Backbone, num_parameters
 from .data import catalog
 from .data.decode import open_decoder
+from .data.decode.base import Decoder
 from .data.decode.auto import choose_decoder
 from .data.store import Store
 from .engine.progress import Reporter
@@ -54,7 +55,7 @@ class Resolved:
     """A spec without "auto", and the stores it speaks of (`target` None where nothing is evaluated)."""
 
     spec: RunSpec
-    source: Store
+    source: Store | None
     target: Store | None
     notes: list[str]
 
@@ -118,10 +119,11 @@ def measure(resolved: Resolved, accelerator: Accelerator, reporter: Reporter) ->
     if accelerator.is_main_process:
         data, layout = spec.data, spec.engine.layout
         threads = spec.engine.decode_threads or None
-        if data.decoder == "auto":
-            choice = choose_decoder(resolved.source, accelerator.device, threads)
-            reporter.say(f"decoder: {choice.name} ({choice.summary()})")
-            data = replace(data, decoder=choice.name)
+        for key, store in (("decoder", resolved.source), ("target_decoder", resolved.target)):
+            if store is not None and getattr(data, key) == "auto":
+                choice = choose_decoder(store, accelerator.device, threads)
+                reporter.say(f"decoder for {store.path.name!r}: {choice.name} ({choice.summary()})")
+                data = replace(data, **{key: choice.name})
         if layout == "auto":
             build = partial(create_backbone, spec.backbone.name, **spec.backbone.options)
             clip = ClipSpec(spec.data.frames, spec.data.size)
@@ -140,12 +142,21 @@ def build_task(spec: RunSpec) -> Task:
     return create_task(spec.task.name, backbone, ClipSpec(spec.data.frames, spec.data.size), **spec.task.options)
 
 
-def store_identity(store: Store | None) -> str | None:
-    """A hash that changes when the videos of a store do."""
+def store_identity(store: Store | None) -> str:
+    """A hash that changes when the videos of a store do; "none" without a store."""
     if store is None:
-        return None
+        return "none"
     lines = "\n".join(f"{video}\t{frames}" for video, frames in zip(store.ids, store.frames.tolist(), strict=True))
     return hashlib.sha256(lines.encode()).hexdigest()[:16]
+
+
+def _identity(request: Mapping[str, Any], source: Store | None, target: Store | None) -> dict[str, str]:
+    return {
+        "request": request_hash(request),
+        "requested": json.dumps(dict(request), sort_keys=True),
+        "source": store_identity(source),
+        "target": store_identity(target),
+    }
 
 
 def execute(request: Mapping[str, Any], out: Path | None, reporter: Reporter) -> dict[str, Any]:
@@ -166,7 +177,7 @@ def execute(request: Mapping[str, Any], out: Path | None, reporter: Reporter) ->
         identity = stored.pop("identity")
         resolved.spec = from_dict(stored)
         for role, store in (("source", resolved.source), ("target", resolved.target)):
-            if identity.get(role) != store_identity(store) and store is not None:
+            if store is not None and identity.get(role) != store_identity(store):
                 raise RunError(
                     f"the {role} data {store.path.name!r} changed since this run began ({run.path}). Begin anew with --out, or "
                     "bring the data back as they were."
@@ -180,11 +191,8 @@ def execute(request: Mapping[str, Any], out: Path | None, reporter: Reporter) ->
         resolved.spec = measure(resolved, accelerator, reporter)
         run.begin(
             to_dict(resolved.spec),
-            {
-                "request": request_hash(request), "requested": json.dumps(dict(request), sort_keys=True),
-                "source": store_identity(resolved.source), "target": store_identity(resolved.target) or "none",
-            },
-        )  # fmt: skip
+            _identity(request, resolved.source, resolved.target),
+        )
     reporter.say(f"run: {run.path}")
     context = Context(accelerator, resolved.spec.engine, run, request_hash(request), resolved.spec.seed, reporter)
     return _stages(resolved, context)
@@ -196,43 +204,93 @@ def _is_main() -> bool:
 
 
 def _stages(resolved: Resolved, context: Context) -> dict[str, Any]:
-    spec, run = resolved.spec, context.run
+    spec = resolved.spec
     threads = spec.engine.decode_threads or None
+    assert resolved.source is not None
     decoder = open_decoder(spec.data.decoder, resolved.source, context.device, threads)
     task = build_task(spec)
-    pretrain = _pretrain(task, decoder, resolved, context)
+    pretrain = _pretrain(task, decoder, spec, context)
     backbone = task.backbone
-    results = {}
-    if resolved.target is not None:
-        same = resolved.target.meta.format == resolved.source.meta.format
-        name = spec.data.decoder if same else choose_decoder(resolved.target, context.device, threads).name
-        target = open_target(open_decoder(name, resolved.target, context.device, threads))
-        suite = Suite(backbone, target, spec, context)
-        for evaluation in spec.eval.names:
-            results[evaluation] = suite.run(evaluation)
+    results = _evaluate(backbone, resolved.target, spec, context) if resolved.target is not None else {}
+    return _summarise(spec, backbone, pretrain, results, context)
+
+
+def _evaluate(backbone: Backbone, store: Store, spec: RunSpec, context: Context) -> dict[str, Any]:
+    threads = spec.engine.decode_threads or None
+    name = spec.data.target_decoder
+    target = open_target(open_decoder(name, store, context.device, threads))
+    suite = Suite(backbone, target, spec, context)
+    return {evaluation: suite.run(evaluation) for evaluation in spec.eval.names}
+
+
+def _summarise(
+    spec: RunSpec, backbone: Backbone, pretrain: dict[str, Any], results: dict[str, Any], context: Context
+) -> dict[str, Any]:
     summary = {
         "spec": to_dict(spec),
         "backbone_parameters": num_parameters(backbone),
         "pretrain": pretrain,
         "evals": results,
         "seconds": pretrain["seconds"] + sum(result["seconds"] for result in results.values()),
-        "directory": str(run.path),
+        "directory": str(context.run.path),
     }
-    if run.main:
-        write_atomic(run.path / "summary.json", json.dumps(summary, indent=1))
+    if context.run.main:
+        write_atomic(context.run.path / "summary.json", json.dumps(summary, indent=1))
     return summary
 
 
-def _pretrain(task: Task, decoder: Any, resolved: Resolved, context: Context) -> dict[str, Any]:
-    spec, run = resolved.spec, context.run
+def evaluate_run(
+    directory: Path, on: str, names: list[str], changes: Mapping[str, Any], reporter: Reporter
+) -> dict[str, Any]:
+    """Evaluates a finished run on a data set; results go into RUN/evals/DATASET and are never computed twice.
+
+    Args:
+        directory: the run's folder, or its name under `$VIDSSL_HOME/runs`.
+        changes: "section.key" entries that replace those of the run.
+    """
+    folder = directory if directory.is_dir() else runs_dir() / directory
+    pretrain = RunDirectory(folder).stage_result("pretrain")
+    if pretrain is None or not (folder / "model.safetensors").exists():
+        raise RunError(f"{directory} is no run with a finished pre-training. `vidssl list runs` shows those there are.")
+    stored = RunDirectory(folder).stored() or {}
+    stored.pop("identity", None)
+    spec = override(from_dict(stored), changes)
+    main = _is_main()
+    store = catalog.open_data(on, reporter, main)
+    if spec.preset == "small" and "finetune.epochs" not in changes:
+        videos = len(catalog.training_rows(store, "all"))
+        spec = override(spec, {"finetune.epochs": presets.small_preset(spec.task.name, 1, videos)["finetune.epochs"]})
+    request = {"run": folder.name, "on": on, **changes}
+    run = RunDirectory(folder / "evals" / on.strip("/").replace("/", "_"), main)
+    kept = run.stored()
+    accelerator = build_accelerator(spec.engine)
+    reporter.quiet = reporter.quiet or not accelerator.is_main_process
+    data = replace(spec.data, target=on, target_decoder="auto")
+    spec = replace(spec, data=data, eval=replace(spec.eval, names=names))
+    if kept is None:
+        spec = measure(Resolved(spec, None, store, []), accelerator, reporter)
+        run.begin(to_dict(spec), _identity(request, None, store))
+    else:
+        run.require_same(kept, request, request_hash(request))
+        kept.pop("identity")
+        spec = override(from_dict(kept), {"eval.names": names})
+    context = Context(accelerator, spec.engine, run, request_hash(request), spec.seed, reporter)
+    backbone = create_backbone(spec.backbone.name, **spec.backbone.options)
+    load_backbone(backbone, folder / "model.safetensors")
+    return _summarise(spec, backbone, pretrain, _evaluate(backbone, store, spec, context), context)
+
+
+def _pretrain(task: Task, decoder: Decoder, spec: RunSpec, context: Context) -> dict[str, Any]:
+    run = context.run
     weights = run.path / "model.safetensors"
     done = run.stage_result("pretrain")
     if done is not None and weights.exists():
         load_backbone(task.backbone, weights)
         return done
-    rows = catalog.training_rows(resolved.source, spec.data.subset)
+    source = decoder.store
+    rows = catalog.training_rows(source, spec.data.subset)
     trained = Trainer("pretrain", task, spec.pretrain, decoder, rows, context).fit()
-    test = resolved.source.indices("test")
+    test = source.indices("test")
     tested = evaluate_pretext(
         task, decoder, test if len(test) else rows, context, spec.eval.pretext_repeats, spec.eval.batch
     )

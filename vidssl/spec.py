@@ -34,6 +34,7 @@ class DataSpec:
     frames: int = 16
     size: int = 112
     decoder: str = "auto"
+    target_decoder: str = "auto"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ A name is a prepared set under `$VIDSSL_HOME/data`, or NAME-SYSTEM where that se
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +16,14 @@ import pyarrow.parquet as pq
 from ..engine.progress import Reporter
 from ..errors import DataError
 from ..home import stores_dir
-from .datasets import embedded
 from .store import Store, open_store, read_meta
 from .subset import nested_subsets, parse_size
 
+if TYPE_CHECKING:
+    from .prep import PrepSummary
+
 EMBEDDED = "embedded"
+EMBEDDED_SHORT_SIDE = 80  # 107x80 in a 112x80 frame: the small preset's 64 px come from a 70 px crop, as 112 do from 128
 
 
 def prepared() -> list[str]:
@@ -42,6 +46,7 @@ def open_data(name: str, reporter: Reporter, main: bool = True) -> Store:
     base, dash, system = name.rpartition("-")
     if name.partition("-")[0] == EMBEDDED:
         if EMBEDDED not in prepared() and main:
+            reporter.say("data set 'embedded' is not prepared yet: rendering and encoding it (about a minute)")
             prepare_embedded(reporter)
         if name == EMBEDDED:
             return open_store(stores_dir() / EMBEDDED)
@@ -57,15 +62,27 @@ def open_data(name: str, reporter: Reporter, main: bool = True) -> Store:
     )
 
 
-def prepare_embedded(reporter: Reporter, workers: int | None = None):
-    """Renders the embedded set and prepares it like any other data."""
+def prepare_embedded(
+    reporter: Reporter,
+    name: str = EMBEDDED,
+    subset: int | None = None,
+    short_side: int | None = None,
+    fit: str = "cover",
+    format: str = "h264",
+    workers: int | None = None,
+    dry_run: bool = False,
+) -> PrepSummary:
+    """Renders the embedded set (once) and prepares it like any other data."""
+    from .datasets import embedded
     from .prep import prepare
 
     source = stores_dir().parent / "sources" / EMBEDDED
-    reporter.say("data set 'embedded' is not prepared yet: rendering and encoding it (about a minute)")
-    with reporter.meter("render", embedded.NUM_VIDEOS) as meter:
+    with reporter.meter("render", embedded.NUM_TRAIN + embedded.NUM_TEST) as meter:
         embedded.render(source, workers, lambda done, total: meter.update(done))
-    return prepare(source=source, name=EMBEDDED, short_side=embedded.SHORT_SIDE, workers=workers)
+    return prepare(
+        source=source, name=name, subset=subset, short_side=short_side or EMBEDDED_SHORT_SIDE, fit=fit, format=format,
+        workers=workers, dry_run=dry_run,
+    )  # fmt: skip
 
 
 def training_rows(store: Store, subset: str, seed: int = 0) -> np.ndarray:

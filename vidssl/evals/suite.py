@@ -14,26 +14,12 @@ from ..backbones.base import Backbone
 from ..data.catalog import training_rows
 from ..data.decode.base import Decoder
 from ..engine.trainer import Context, Trainer
-from ..errors import DataError, unknown_name
+from ..errors import DataError
 from ..spec import RunSpec
 from ..tasks.base import ClipSpec
 from . import features, linear, retrieval
 from .classify import Classify
 from .statistics import wilson_interval
-
-EVALS = ("finetune", "linear", "retrieval")
-
-
-def parse_names(text: str) -> list[str]:
-    """"finetune,linear" -> names; "none" -> []. Raises ConfigError on an unknown one."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if names == ["none"]:
-        return []
-    for name in names:
-        if name not in EVALS:
-            raise unknown_name("evaluation", name, (*EVALS, "none"))
-    return [name for name in EVALS if name in names]
-
 
 @dataclass
 class Target:

@@ -1,0 +1,54 @@
+"""One process and two give the same training: the same clips, the same weights, the same log."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    for world in (1, 2):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}",
+                   "-m", "tests.engine.two_ranks", str(folder)]  # fmt: skip
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def seen(folder, world) -> list:
+    parts = [json.loads((folder / f"world{world}-rank{rank}.json").read_text())["seen"] for rank in range(world)]
+    return sorted((video, tuple(frames)) for part in parts for video, frames in part)
+
+
+def test_the_same_clips_whoever_decodes_them(results):
+    assert seen(results, 1) == seen(results, 2)
+    assert [video for video, _ in seen(results, 2)] == sorted(list(range(13)) * 3)
+
+
+def test_the_same_weights(results):
+    one = torch.load(results / "world1-rank0.pt")
+    for rank in range(2):
+        other = torch.load(results / f"world2-rank{rank}.pt")
+        for name, value in one.items():
+            torch.testing.assert_close(other[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_the_same_log_and_pretext_score(results):
+    logs = [
+        [json.loads(line) for line in (results / f"world{world}" / "log.jsonl").read_text().splitlines()] for world in (1, 2)
+    ]
+    assert [r["step"] for r in logs[0]] == [r["step"] for r in logs[1]]
+    assert [r["loss"] for r in logs[0]] == pytest.approx([r["loss"] for r in logs[1]], rel=1e-4)
+    tested = [json.loads((results / f"world{world}-rank0.json").read_text())["tested"] for world in (1, 2)]
+    assert tested[0]["value"] == tested[1]["value"]
+    assert tested[0]["interval"] == pytest.approx(tested[1]["interval"])
+    assert tested[0]["clips"] == 26

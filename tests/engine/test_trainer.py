@@ -1,0 +1,149 @@
+"""The training loop: exact resume, the share of each sample in the gradient, and what is told when it goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from vidssl.engine import checkpoint
+from vidssl.engine.progress import Reporter
+from vidssl.engine.runs import RunDirectory
+from vidssl.engine.signals import Interrupted
+from vidssl.engine.trainer import Context, Trainer
+from vidssl.errors import RunError
+from vidssl.spec import EngineSpec, StageSpec
+
+from .toys import ToyDecoder, toy_store, toy_task
+
+STAGE = StageSpec(epochs=4, batch=4, lr=0.05, warmup_epochs=1.0)
+
+
+def context(path, **engine) -> Context:
+    spec = EngineSpec(precision="fp32", compile="off", layout="contiguous", **engine)
+    return Context(Accelerator(cpu=True), spec, RunDirectory(path), "request", 0, Reporter(quiet=True))
+
+
+def train(path, decoder=None, stage=STAGE, seed=0, **engine):
+    decoder = decoder or ToyDecoder(toy_store())
+    task = toy_task(seed)
+    result = Trainer("pretrain", task, stage, decoder, np.arange(13), context(path, **engine)).fit()
+    return task, result
+
+
+def log_without_time(path) -> list[dict]:
+    return [{k: v for k, v in json.loads(line).items() if k != "time"} for line in (path / "log.jsonl").read_text().splitlines()]
+
+
+def equal(one, other) -> bool:
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+class Killed(BaseException):
+    pass
+
+
+class KilledDecoder(ToyDecoder):
+    """Dies after so many clips, as a process does: nothing is cleaned up, no checkpoint is written."""
+
+    def __init__(self, store, clips: int) -> None:
+        super().__init__(store)
+        self.left = clips
+
+    def decode(self, requests):
+        self.left -= len(requests)
+        if self.left < 0:
+            raise Killed
+        return super().decode(requests)
+
+
+@pytest.mark.parametrize("killed_after", [3, 9, 14, 21, 30, 47])
+@pytest.mark.parametrize("engine", [{"checkpoint_every": 3, "log_every": 2}, {"checkpoint_every": 1, "log_every": 5}])
+def test_killed_and_started_again_equals_never_stopped(tmp_path, killed_after, engine):
+    whole, _ = train(tmp_path / "whole", **engine)
+    with pytest.raises(Killed):
+        train(tmp_path / "cut", KilledDecoder(toy_store(), killed_after), **engine)
+    resumed, _ = train(tmp_path / "cut", **engine)
+    assert equal(whole, resumed)
+    assert log_without_time(tmp_path / "whole") == log_without_time(tmp_path / "cut")
+
+
+def test_log_of_a_killed_run_may_end_in_half_a_line(tmp_path):
+    whole, _ = train(tmp_path / "whole", log_every=2, checkpoint_every=2)
+    with pytest.raises(Killed):
+        train(tmp_path / "cut", KilledDecoder(toy_store(), 30), log_every=2, checkpoint_every=2)
+    with open(tmp_path / "cut" / "log.jsonl", "a") as file:
+        file.write('{"stage": "pretrain", "st')
+    resumed, _ = train(tmp_path / "cut", log_every=2, checkpoint_every=2)
+    assert equal(whole, resumed)
+    assert log_without_time(tmp_path / "whole") == log_without_time(tmp_path / "cut")
+
+
+class SignallingDecoder(ToyDecoder):
+    def decode(self, requests):
+        if len(self.seen) >= 20:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().decode(requests)
+
+
+def test_sigterm_writes_a_checkpoint_and_the_rest_is_exact(tmp_path):
+    whole, _ = train(tmp_path / "whole", log_every=2)
+    with pytest.raises(Interrupted) as stopped:
+        train(tmp_path / "cut", SignallingDecoder(toy_store()), log_every=2)
+    assert stopped.value.number == signal.SIGTERM
+    assert "step" in stopped.value.where
+    resumed, result = train(tmp_path / "cut", log_every=2)
+    assert result["resumed_at_step"] > 0
+    assert equal(whole, resumed)
+
+
+def test_accumulated_gradient_is_the_mean_over_the_step(tmp_path):
+    # without batch norm and dropout the split into passes must not matter
+    def plain(path, micro):
+        task = toy_task()
+        task.backbone.norm = torch.nn.Identity()
+        task.head[0] = torch.nn.Identity()
+        stage = StageSpec(epochs=2, batch=7, lr=0.05)
+        Trainer("pretrain", task, stage, ToyDecoder(toy_store()), np.arange(13), context(path, micro_batch=micro)).fit()
+        return task
+
+    whole, parts = plain(tmp_path / "a", 0), plain(tmp_path / "b", 3)
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_each_video_once_an_epoch_through_the_loader(tmp_path):
+    decoder = ToyDecoder(toy_store())
+    train(tmp_path, decoder)
+    videos = [video for video, _ in decoder.seen]
+    assert [sorted(videos[i : i + 13]) for i in range(0, 52, 13)] == [list(range(13))] * 4
+
+
+def test_truncated_checkpoint_is_named_and_nothing_is_lost(tmp_path):
+    train(tmp_path)
+    newest = checkpoint.list_checkpoints(tmp_path / "checkpoints", "pretrain")[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    before = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    with pytest.raises(RunError, match=newest.name):
+        train(tmp_path)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == before
+    newest.unlink()
+    whole, _ = train(tmp_path / "whole")
+    assert equal(train(tmp_path)[0], whole)
+
+
+def test_loss_that_is_not_finite_stops_the_run(tmp_path):
+    with pytest.raises(RunError, match=r"pretrain\.lr"):
+        train(tmp_path, stage=StageSpec(epochs=3, batch=4, lr=1e30))
+
+
+def test_only_the_newest_two_checkpoints_stay(tmp_path):
+    train(tmp_path, checkpoint_every=1)
+    assert len(list((tmp_path / "checkpoints").glob("*.pt"))) == checkpoint.KEEP
+    assert not list(tmp_path.rglob("*.tmp"))

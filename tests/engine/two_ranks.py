@@ -1,0 +1,46 @@
+"""Run by test_ranks.py under torchrun: trains the toy task on this rank's share and writes what it saw.
+
+Args: folder, stop after this many clips (0: never).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from tests.engine.toys import ToyDecoder, toy_store, toy_task
+from vidssl.engine.progress import Reporter
+from vidssl.engine.runs import RunDirectory
+from vidssl.engine.trainer import Context, Trainer
+from vidssl.evals.pretext import evaluate_pretext
+from vidssl.spec import EngineSpec, StageSpec
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    accelerator = Accelerator(cpu=True)
+    task = toy_task()
+    task.backbone.norm = torch.nn.Identity()  # batch norm and dropout see only a rank's share
+    task.head[0] = torch.nn.Identity()
+    decoder = ToyDecoder(toy_store())
+    engine = EngineSpec(precision="fp32", compile="off", layout="contiguous", log_every=2)
+    run = RunDirectory(folder / f"world{accelerator.num_processes}", accelerator.is_main_process)
+    context = Context(accelerator, engine, run, "request", 0, Reporter(quiet=True))
+    trainer = Trainer("pretrain", task, StageSpec(epochs=3, batch=5, lr=0.05), decoder, np.arange(13), context)
+    trainer.fit()
+    seen = list(decoder.seen)
+    tested = evaluate_pretext(task, decoder, np.arange(13), context, repeats=2, batch=4)
+    name = f"world{accelerator.num_processes}-rank{accelerator.process_index}"
+    (folder / f"{name}.json").write_text(json.dumps({"seen": seen, "tested": tested}))
+    torch.save(task.state_dict(), folder / f"{name}.pt")
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

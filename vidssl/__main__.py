@@ -1,0 +1,5 @@
+"""`python -m vidssl`, for running from source."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,262 @@
+"""The verbs. Each parses, builds a request and calls one function; no logic lives here.
+
+torch, numpy and pyarrow are imported inside the verbs, so that every `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .errors import VidsslError
+
+app = typer.Typer(
+    name="vidssl", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+list_app = typer.Typer(no_args_is_help=True, help="Show what there is: tasks, backbones, data, runs.")
+app.add_typer(list_app, name="list")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.callback()
+def _root(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """Compare, reproduce and push self-supervised learning on video.
+
+    First time here? [bold]vidssl run --task prp --backbone shufflenet[/bold] needs no data and no GPU.
+    Your own videos: [bold]vidssl prep folder --source DIR --name NAME[/bold], then [bold]vidssl run --data NAME ...[/bold]
+    """
+
+
+@app.command()
+def run(
+    task: Annotated[str, typer.Option(help="Pretext task; see `vidssl list tasks`.")] = "prp",
+    backbone: Annotated[str, typer.Option(help="Network; see `vidssl list backbones`.")] = "shufflenet",
+    data: Annotated[str | None, typer.Option(help="Data set to pre-train on. Default: k400 if prepared, else the embedded set.")] = None,
+    subset: Annotated[str | None, typer.Option(help="Class-balanced number of its training videos: 84, 50k, or all.")] = None,
+    target: Annotated[str | None, typer.Option(help="Data set to evaluate on. Default: the one pre-trained on.")] = None,
+    complexity: Annotated[int | None, typer.Option(help="The task's difficulty, 1 to 3.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the pre-training videos.")] = None,
+    evals: Annotated[str | None, typer.Option("--eval", help="finetune,linear,retrieval or none.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything that is random.")] = None,
+    decoder: Annotated[str | None, typer.Option(help="dali, jpeg, pyav, or auto: the fastest here, measured.")] = None,
+    preset: Annotated[str | None, typer.Option(help="paper: the benchmark's protocol. small: minutes without a GPU. auto: by machine and data.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: one of its own under $VIDSSL_HOME/runs.")] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="Any other setting: section.key=value; --dry-run shows all.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved spec and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on the last line.")] = False,
+) -> None:
+    """Pre-train, test the pretext task, fine-tune, probe, retrieve; then show the numbers beside chance.
+
+    The same command goes on where it stopped, whatever stopped it, and does nothing twice.
+    """
+    from .evals.names import parse_names
+    from .spec import parse_override
+
+    request: dict[str, Any] = {"task.name": task, "backbone.name": backbone}
+    given = {
+        "data.source": data, "data.subset": subset, "data.target": target, "task.complexity": complexity,
+        "pretrain.epochs": epochs, "seed": seed, "data.decoder": decoder, "preset": preset,
+        "eval.names": None if evals is None else parse_names(evals),
+    }  # fmt: skip
+    request |= {key: value for key, value in given.items() if value is not None}
+    request |= dict(parse_override(text) for text in sets or [])
+
+    from .engine.progress import Reporter
+
+    reporter = Reporter()
+    if dry_run:
+        import tomli_w
+        import torch
+
+        from .run import resolve
+        from .spec import to_dict
+
+        resolved = resolve(request, reporter, torch.cuda.is_available())
+        for note in resolved.notes:
+            reporter.say(note)
+        print(tomli_w.dumps(to_dict(resolved.spec)).rstrip())
+        return
+    from .report.table import show_run
+    from .run import execute
+
+    summary = execute(request, out, reporter)
+    if not reporter.quiet:
+        show_run(summary, Console())
+        if as_json:
+            print(json.dumps(summary))
+
+
+@app.command("eval")
+def eval_(
+    directory: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder (or its name under $VIDSSL_HOME/runs).")],
+    on: Annotated[str, typer.Option(help="Data set to evaluate on.")],
+    evals: Annotated[str, typer.Option("--with", help="finetune,linear,retrieval")] = "finetune,linear,retrieval",
+    sets: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, for example finetune.epochs=10")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on the last line.")] = False,
+) -> None:
+    """Evaluate a finished run on another data set; results go into RUN/evals/DATASET."""
+    from .engine.progress import Reporter
+    from .evals.names import parse_names
+    from .report.table import show_run
+    from .run import evaluate_run
+    from .spec import parse_override
+
+    changes = dict(parse_override(text) for text in sets or [])
+    reporter = Reporter()
+    summary = evaluate_run(directory, on, parse_names(evals), changes, reporter)
+    if not reporter.quiet:
+        show_run(summary, Console())
+        if as_json:
+            print(json.dumps(summary))
+
+
+@app.command()
+def prep(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="folder (your videos) or embedded.")],
+    source: Annotated[Path | None, typer.Option(help="Folder of videos: class folders, or train.csv/test.csv (path,label), or plain files.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the prepared set, for --data and --target.")] = None,
+    subset: Annotated[str | None, typer.Option(help="Class-balanced number of training videos (50k). A larger one later adds only what is new.")] = None,
+    short_side: Annotated[int | None, typer.Option(help="Height in pixels of the stored picture; width is 4/3 of it. Default 128.")] = None,
+    fit: Annotated[str, typer.Option(help="cover: scale and crop, keeps proportions. squash: scale only.")] = "cover",
+    format: Annotated[str, typer.Option(help="h264: small. mjpeg: five times larger, twice as fast to decode.")] = "h264",
+    workers: Annotated[int | None, typer.Option(help="Processes. Default: one a processor.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count and estimate; write nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on the last line.")] = False,
+) -> None:
+    """Check, transcode and pack videos once, so that training never opens, probes or seeks.
+
+    Every frame is decoded once. Files that do not decode whole are kept out and listed with the reason in
+    manifest.parquet. Killed or interrupted, the same command goes on where it stopped.
+    """
+    from .data.verb import prep_verb
+
+    prep_verb(dataset, source, name, subset, short_side, fit, format, workers, dry_run, as_json)
+
+
+@app.command()
+def preview(
+    task: Annotated[str, typer.Option(help="Pretext task; see `vidssl list tasks`.")] = "prp",
+    data: Annotated[str, typer.Option(help="Data set.")] = "embedded",
+    out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("preview.png"),
+    samples: Annotated[int, typer.Option(help="How many videos.")] = 4,
+    seed: Annotated[int, typer.Option(help="Another seed shows other clips.")] = 0,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="task.key=value or data.size=112")] = None,
+) -> None:
+    """Draw exactly what the network sees in a task, with its labels, as a PNG."""
+    from .report.verb import preview_verb
+
+    preview_verb(task, data, out, samples, seed, sets or [])
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what is installed, what is missing, and what still works. Exit status 1 if nothing can run."""
+    from .doctor import diagnose
+
+    found = diagnose()
+    if as_json:
+        print(json.dumps(found))
+    else:
+        table = Table("package", "version", "for", "problem")
+        for part in found["parts"]:
+            table.add_row(part["package"], part["version"] or "-", part["purpose"],
+                          f"{part['problem']} -> {part['otherwise']}" if part["problem"] else "")  # fmt: skip
+        console = Console()
+        console.print(table)
+        gpu = found["gpu"]
+        console.print(f"GPU: {gpu['name']}, {gpu['memory_gb']:.0f} GB" if gpu else "GPU: none; runs use the processor and the small preset")
+        console.print(f"data and runs: {found['home']} ({found['free_gb']} GB free)", soft_wrap=True)
+        broken = ", ".join(found["broken"])
+        console.print("ready" if found["works"] else f"not ready: {broken} does not import")
+    if not found["works"]:
+        raise typer.Exit(1)
+
+
+@list_app.command("tasks")
+def list_tasks(as_json: Json = False) -> None:
+    """Pretext tasks, with group (S, T, ST), chance at each level, and paper."""
+    from .report.listing import task_rows
+
+    _show(task_rows(), as_json)
+
+
+@list_app.command("backbones")
+def list_backbones(as_json: Json = False) -> None:
+    """Networks, with parameters, cost and feature width."""
+    from .report.listing import backbone_rows
+
+    _show(backbone_rows(), as_json)
+
+
+@list_app.command("data")
+def list_data(as_json: Json = False) -> None:
+    """Prepared data sets."""
+    from .report.listing import data_rows
+
+    rows = data_rows()
+    _show(rows, as_json, empty="nothing is prepared yet: `vidssl prep folder --source DIR --name NAME`")
+
+
+@list_app.command("runs")
+def list_runs(as_json: Json = False) -> None:
+    """Runs under $VIDSSL_HOME/runs, with their numbers where they are finished."""
+    from .report.listing import run_rows
+
+    _show(run_rows(), as_json, empty="no run yet: `vidssl run`")
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool, empty: str = "nothing") -> None:
+    if as_json:
+        print(json.dumps(rows))
+        return
+    if not rows:
+        print(empty)
+        return
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    table = Table(*[key.replace("_", " ") for key in keys])
+    for row in rows:
+        table.add_row(*[_cell(row.get(key)) for key in keys])
+    Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def main() -> None:
+    """Entry point: turns the user's mistakes into one message and exit status 2."""
+    from .engine.signals import Interrupted
+
+    try:
+        app()
+    except VidsslError as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Interrupted as stop:
+        print(f"\nstopped at {stop.where}; a checkpoint is written. The same command goes on from there.", file=sys.stderr)
+        sys.exit(128 + stop.number)
+    except KeyboardInterrupt:
+        print("\nstopped. The same command goes on where it stopped.", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
