@@ -103,6 +103,7 @@ class RunDirectory:
     def log(self, record: dict[str, Any]) -> None:
         if self.main:
             try:
+                self.path.mkdir(parents=True, exist_ok=True)
                 with open(self.path / "log.jsonl", "a") as file:
                     file.write(json.dumps(record) + "\n")
             except OSError as error:
