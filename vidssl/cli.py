@@ -201,8 +201,10 @@ def list_data(as_json: Json = False) -> None:
     """Prepared data sets."""
     from .report.listing import data_rows
 
-    rows = data_rows()
-    _show(rows, as_json, empty="nothing is prepared yet: `vidssl prep folder --source DIR --name NAME`")
+    _show(
+        data_rows(), as_json, empty="nothing is prepared yet: `vidssl prep folder --source DIR --name NAME`",
+        columns=("name", "train", "test", "videos", "classes", "hours", "megabytes", "format", "picture", "problem"),
+    )  # fmt: skip
 
 
 @list_app.command("runs")
@@ -213,14 +215,15 @@ def list_runs(as_json: Json = False) -> None:
     _show(run_rows(), as_json, empty="no run yet: `vidssl run`")
 
 
-def _show(rows: list[dict[str, Any]], as_json: bool, empty: str = "nothing") -> None:
+def _show(rows: list[dict[str, Any]], as_json: bool, empty: str = "nothing", columns: tuple[str, ...] = ()) -> None:
     if as_json:
         print(json.dumps(rows))
         return
     if not rows:
         print(empty)
         return
-    keys = list(dict.fromkeys(key for row in rows for key in row))
+    there = dict.fromkeys(key for row in rows for key in row)
+    keys = [key for key in columns or there if key in there]
     table = Table(*[key.replace("_", " ") for key in keys])
     for row in rows:
         table.add_row(*[_cell(row.get(key)) for key in keys])

@@ -116,6 +116,7 @@ def describe(name: str) -> dict[str, object]:
         "classes": len(meta.label_names.get("", [])),
         "label_systems": [key for key in meta.label_names if key],
         "hours": round(float((frames / np.maximum(fps, 1e-6)).sum()) / 3600, 3),
-        "frames": int(frames.sum()), "format": meta.format, "picture": list(meta.picture), "fit": meta.fit,
-        "bytes": sum(p.stat().st_size for p in (folder / "shards").glob("*.tar")), "store": str(folder),
+        "frames": int(frames.sum()), "format": meta.format, "picture": "{}x{}".format(*meta.picture),
+        "fit": meta.fit, "megabytes": round(sum(p.stat().st_size for p in (folder / "shards").glob("*.tar")) / 1e6, 1),
+        "store": str(folder),
     }  # fmt: skip

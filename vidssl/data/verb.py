@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow.parquet as pq
 from rich.console import Console
 
 from ..errors import ConfigError, unknown_name
@@ -15,7 +16,7 @@ from .subset import parse_size
 if TYPE_CHECKING:
     from .prep import PrepSummary
 
-KINDS = ("folder", "embedded")
+NAMED_FILES = 20
 
 
 def prep_verb(
@@ -24,8 +25,10 @@ def prep_verb(
 ) -> None:  # fmt: skip
     """Prepares a data set and shows what became of every file. Raises ConfigError, DataError, EnvironmentProblem."""
     size = None if subset in (None, "all") else parse_size(subset)
-    if dataset not in KINDS:
-        raise unknown_name("data set to prepare", dataset, KINDS)
+    from .datasets import DATASETS
+
+    if dataset not in (*DATASETS.names(), "embedded"):
+        raise unknown_name("data set to prepare", dataset, (*DATASETS.names(), "embedded"))
     from ..engine.progress import Reporter
     from . import catalog
     from .prep import prepare
@@ -43,7 +46,7 @@ def prep_verb(
             raise ConfigError(f"`vidssl prep folder` needs {missing}. Example: vidssl prep folder --source videos --name mine")
         summary = prepare(
             source=source, name=name, subset=size, short_side=short_side or 128, fit=fit, format=format, workers=workers,
-            dry_run=dry_run,
+            dry_run=dry_run, dataset=dataset,
         )  # fmt: skip
     show(summary, Console(file=sys.stderr if as_json else sys.stdout, soft_wrap=True, highlight=False))
     if as_json:
@@ -51,6 +54,31 @@ def prep_verb(
 
 
 def show(summary: PrepSummary, console: Console) -> None:
-    """Counts, then every reason for which files were kept out, most frequent first."""
-    for line in summary.lines():
-        console.print(line, markup=False)
+    """Counts, then what was kept out and why: file by file where they are few, else by reason, most frequent first."""
+    if summary.dry_run:
+        console.print(
+            f"{summary.videos} videos, {summary.to_do} to do ({summary.source_bytes / 1e6:.0f} MB to read); estimated "
+            f"{summary.estimated_seconds:.0f} s and {summary.estimated_bytes / 1e6:.0f} MB. Nothing was written."
+        )
+        return
+    console.print(
+        f"{summary.videos} videos: {summary.ok} ok, {summary.damaged} damaged, {summary.rejected} rejected "
+        f"({summary.skipped} were done before); {summary.frames} frames, {summary.bytes / 1e6:.1f} MB, {summary.seconds:.0f} s"
+    )
+    _show_kept_out(summary, console)
+    if summary.unlisted:
+        shown = ", ".join(summary.unlisted[:5]) + (" ..." if len(summary.unlisted) > 5 else "")
+        console.print(f"  in no table, left alone: {len(summary.unlisted)} ({shown})", markup=False)
+    if summary.ignored:
+        console.print(f"  no videos by their name, left alone: {summary.ignored} files")
+    console.print(f"store: {summary.store}\nevery file with its reason: {summary.manifest}", markup=False)
+
+
+def _show_kept_out(summary: PrepSummary, console: Console) -> None:
+    if summary.damaged + summary.rejected > NAMED_FILES:
+        for reason, count in summary.reasons.most_common():
+            console.print(f"  kept out, {count}x: {reason}", markup=False)
+        return
+    for row in pq.read_table(summary.manifest, columns=["path", "status", "reason"]).to_pylist():
+        if row["status"] != "ok":
+            console.print(f"  {row['status']}: {row['path']}: {row['reason']}", markup=False)

@@ -1,0 +1,91 @@
+"""The command line as a user meets it: help without torch, one message and status 2 for a mistake, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def vidssl(*words, home, timeout=120, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "vidssl", *map(str, words)], capture_output=True, text=True, timeout=timeout, check=False,
+        env={**os.environ, "VIDSSL_HOME": str(home), "COLUMNS": "200", **env},
+    )  # fmt: skip
+
+
+VERBS = [(), ("run",), ("prep",), ("eval",), ("preview",), ("doctor",), ("list",), ("list", "tasks")]
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: " ".join(verb) or "vidssl")
+def test_help_is_there_and_imports_no_torch(verb):
+    script = (
+        "import sys\n"
+        f"sys.argv = ['vidssl', *{verb!r}, '--help']\n"
+        "from vidssl.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'numpy', 'pyarrow', 'numba', 'av'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Usage: vidssl" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("run", "--task", "prb"), ["'prb'", "Did you mean 'prp'"]),
+        (("run", "--backbone", "shufflnet"), ["Did you mean 'shufflenet'"]),
+        (("run", "--data", "ucf110"), ["unknown data set 'ucf110'", "embedded", "vidssl prep folder"]),
+        (("run", "--set", "pretrain.epoch=3"), ["Did you mean 'pretrain.epochs'"]),
+        (("run", "--set", "pretrain.epochs"), ["section.key=value"]),
+        (("run", "--eval", "finetun"), ["Did you mean 'finetune'"]),
+        (("run", "--preset", "papr"), ["paper", "small"]),
+        (("eval", "nowhere", "--on", "embedded"), ["nowhere", "vidssl list runs"]),
+        (("prep", "folder", "--source", "/nowhere/at/all", "--name", "x"), ["/nowhere/at/all"]),
+        (("prep", "folder"), ["--source DIR and --name NAME", "Example"]),
+        (("prep", "ucf"), ["unknown data set to prepare 'ucf'", "folder"]),
+        (("prep", "embedded", "--format", "h265"), ["h265", "h264"]),
+        (("preview", "--task", "prb"), ["Did you mean 'prp'"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_mistake_gives_one_message_and_status_2(tmp_path, words, says):
+    done = vidssl(*words, home=tmp_path / "home")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    for text in says:
+        assert text in done.stderr
+    assert not (tmp_path / "home").exists(), "a mistake must not leave anything behind"
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    done = vidssl("--debug", "run", "--task", "prb", home=tmp_path)
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+
+
+def test_doctor_says_that_it_works(tmp_path):
+    done = vidssl("doctor", "--json", home=tmp_path)
+    found = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert found["works"]
+    assert {part["package"] for part in found["parts"] if part["problem"]} <= {"nvidia-dali-cuda130"}
+
+
+def test_lists_as_json(tmp_path):
+    tasks = json.loads(vidssl("list", "tasks", "--json", home=tmp_path).stdout)
+    prp = next(task for task in tasks if task["name"] == "prp")
+    assert prp["group"] == "ST"
+    assert prp["chance"] == ["C1 0.500", "C2 0.333", "C3 0.250"]
+    backbones = json.loads(vidssl("list", "backbones", "--json", home=tmp_path).stdout)
+    shufflenet = next(b for b in backbones if b["name"] == "shufflenet")
+    assert (shufflenet["parameters"], shufflenet["with_400_classes"]) == (3_606_288, 4_374_688)
+    assert shufflenet["gmac"] == pytest.approx(0.513, rel=0.005)
+    assert json.loads(vidssl("list", "data", "--json", home=tmp_path).stdout) == []
+    assert json.loads(vidssl("list", "runs", "--json", home=tmp_path).stdout) == []
