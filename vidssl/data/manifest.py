@@ -29,7 +29,7 @@ SHARD_NAME = re.compile(r"(\d{6})\.parquet")
 _TAR_BYTES = b"vidssl.tar_bytes"
 
 # What everyone may read. Sizes are those shown, `bytes` and `sha256` those of the source.
-_PUBLIC = [
+_PUBLIC: list[Any] = [
     pa.field("path", pa.string()),
     pa.field("status", pa.string()),
     pa.field("reason", pa.string()),
@@ -52,7 +52,7 @@ _PUBLIC = [
     pa.field("revision", pa.int32()),
 ]
 # What only the merge needs: the member in its shard. `offset` is that of the first packet, from the start of the tar.
-_MEMBER = [
+_MEMBER: list[Any] = [
     pa.field("offset", pa.int64()),
     pa.field("member_bytes", pa.int64()),
     pa.field("member_sha256", pa.string()),
@@ -71,7 +71,7 @@ def shard_numbers(store: Path) -> list[int]:
 def write_rows(store: Path, shard: int, rows: list[dict[str, Any]], tar_bytes: int) -> None:
     """Writes a shard's table: its existence is what says that the shard is finished."""
     systems = sorted({name for row in rows for name in row if name.startswith("label:")})
-    fields = [*_PUBLIC, *(pa.field(name, pa.string()) for name in systems), *_MEMBER]
+    fields: list[Any] = [*_PUBLIC, *(pa.field(name, pa.string()) for name in systems), *_MEMBER]
     schema = pa.schema(fields, metadata={_TAR_BYTES: str(tar_bytes).encode()})
     with replacing(store / "shards" / f"{shard:06d}.parquet") as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema), temporary, compression="zstd")
@@ -109,20 +109,23 @@ def current_rows(store: Path) -> Rows:
     if not tables:
         return Rows(None, {}, set())
     table = pa.concat_tables(list(tables.values()), promote_options="default")
+    paths: list[Any] = table["path"].to_pylist()
+    revisions: list[Any] = table["revision"].to_pylist()
     newest: dict[str, tuple[int, int]] = {}
-    for row, (path, revision) in enumerate(zip(table["path"].to_pylist(), table["revision"].to_pylist(), strict=True)):
+    for row, (path, revision) in enumerate(zip(paths, revisions, strict=True)):
         newest[path] = max(newest.get(path, (-1, -1)), (revision, row))
-    table = table.take(pa.array(sorted(row for _, row in newest.values()), pa.int64()))
-    return Rows(table, {path: row for row, path in enumerate(table["path"].to_pylist())}, set(tables))
+    kept = sorted(row for _, row in newest.values())
+    row_of = {paths[row]: place for place, row in enumerate(kept)}
+    return Rows(table.take(pa.array(kept, pa.int64())), row_of, set(tables))
 
 
 def label_names(table: pa.Table | None, videos: Iterable[Any], known: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Class names by label system ("" is the store's own), sorted: those known, those in rows and those in the source."""
+    """Class names by label system ("" is the store's own), sorted: of those known, the rows and the source."""
     names: dict[str, set[str]] = {"": set()}
     for system, classes in known.items():
         names.setdefault(system, set()).update(classes)
     for column in table.column_names if table is not None else []:
-        if column == "label" or column.startswith("label:"):
+        if table is not None and column.startswith("label"):
             used = table[column].unique().to_pylist()
             names.setdefault(column.partition(":")[2], set()).update(name for name in used if name is not None)
     for video in videos:
@@ -144,11 +147,13 @@ def merge(store: Path, meta: StoreMeta) -> pa.Table:
         raise DataError(f"{store} holds no finished shard. Run the same `vidssl prep` again.")
     member_columns = [field.name for field in _MEMBER]
     manifest = table.select([name for name in table.column_names if name not in member_columns])
-    stored = table.filter(pc.equal(table["status"], "ok"))
-    index = _index(stored, meta)
-    _write_packets(store, index)
-    with replacing(store / "index.parquet") as temporary:
-        pq.write_table(index, temporary, compression="zstd")
+    stored = table.filter(pc.equal(table["status"], pa.scalar("ok")))
+    if len(stored):  # a store without a single video has no index, so that nobody takes it for a finished one
+        index = _index(stored, meta)
+        _write_packets(store, index)
+        with replacing(store / "index.parquet") as temporary:
+            pq.write_table(index, temporary, compression="zstd")
+        write_meta(store, meta)
     with replacing(store / "manifest.parquet") as temporary:
         pq.write_table(manifest, temporary, compression="zstd")
     return manifest
@@ -157,9 +162,10 @@ def merge(store: Path, meta: StoreMeta) -> pa.Table:
 def _index(stored: pa.Table, meta: StoreMeta) -> pa.Table:
     frames = stored["frames"].to_numpy()
     first = np.concatenate([[0], np.cumsum(frames)[:-1]]) if len(frames) else frames
+    ids: list[Any] = stored["id"].to_pylist()
     columns: dict[str, Any] = {
         "id": stored["id"],
-        "key": pa.array([video_key(name) for name in stored["id"].to_pylist()], pa.uint64()),
+        "key": pa.array([video_key(name) for name in ids], pa.uint64()),
         "label": _label_numbers(stored["label"], meta.label_names.get("", [])),
         "split": stored["split"],
         "frames": stored["frames"],
@@ -198,7 +204,8 @@ def _write_packets(store: Path, index: pa.Table) -> None:
                 assert rows is not None, f"shard {shard} went away during the merge"
                 row_of = {name: row for row, name in enumerate(rows["id"].to_pylist())}
                 wanted = [row_of[name] for name in ids[shards == shard]]
-                values = rows[column].take(pa.array(wanted, pa.int64())).combine_chunks().flatten()
+                lists: Any = rows[column].take(pa.array(wanted, pa.int64())).combine_chunks()
+                values = lists.flatten()
                 file.write(values.to_numpy(zero_copy_only=False).astype(dtype).tobytes())
 
 

@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from ..errors import EnvironmentProblem
+
 _STOP_SECONDS = 3.0
+_READY = object()
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class _Worker:
     process: Any
     pipe: Connection
     task: Any = None
+    ready: bool = False
 
 
 class WorkerPool:
@@ -90,14 +94,17 @@ class WorkerPool:
                         self._bury(worker)
                         suspects.append(task)
                         continue
-                    yield task, result
+                    if result is not _READY:
+                        yield task, result
 
     def _run_alone(self, task: Any) -> Any:
         worker = self._free()
         assert worker is not None
         self._send(worker, task)
         try:
-            return self._receive(worker)
+            while (result := self._receive(worker)) is _READY:
+                pass
+            return result
         except EOFError:
             return Died(f"the process that worked on it died twice, the second time alone ({self._bury(worker)})")
 
@@ -131,17 +138,25 @@ class WorkerPool:
             good, result = worker.pipe.recv()
         except (ConnectionResetError, BrokenPipeError) as error:
             raise EOFError from error
+        if not worker.ready:
+            worker.ready = True
+            return _READY
         worker.task = None
         if not good:
             raise result
         return result
 
     def _bury(self, worker: _Worker) -> str:
-        """How it ended, in words."""
+        """How it ended, in words. Raises EnvironmentProblem if it never came to work: that is not its task's fault."""
         self._workers.remove(worker)
         worker.pipe.close()
         worker.process.join(_STOP_SECONDS)
         code = worker.process.exitcode
+        if not worker.ready:
+            raise EnvironmentProblem(
+                f"a worker process ended before it could start (exit status {code}). Called from a script of your own? "
+                "Its work must stand under `if __name__ == '__main__':`, because each worker imports the script."
+            )
         if code is None or code >= 0:
             return f"exit status {code}"
         with suppress(ValueError):
@@ -153,6 +168,8 @@ class WorkerPool:
 def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with suppress(BrokenPipeError):
+        pipe.send((True, None))  # ready: from now on, what happens happens because of a task
     while True:
         try:
             task = pipe.recv()

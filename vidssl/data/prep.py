@@ -40,7 +40,7 @@ from .shards import MAX_SHARD_VIDEOS, assemble, stage, staged_row, unstage
 from .sources import Listing
 from .store import FITS, FORMATS, StoreMeta, read_meta
 from .transcode import Transcoded
-from .work import Job, NotWritten, file_sha256, finished, new_row, process, transcode_job
+from .work import Job, NotWritten, finished, new_row, process, readable_sha256, transcode_job
 
 SHORT_SIDES = (32, 1080)
 _OWN_NAMES = {".lock", "store.json", "shards", "staging"}
@@ -116,12 +116,11 @@ def prepare(
     """
     begun = time.monotonic()
     progress = progress or Reporter()
-    _check(name, format, fit, short_side, workers, shard_videos)
+    gop, codec = (8, "h264") if format == "h264" else (1, format)
+    meta = StoreMeta(name, format, fit, short_side, gop, codec)
+    _check(meta, workers, shard_videos)
     workers = workers or len(os.sched_getaffinity(0))
     source, store = Path(source), Path(store_dir) if store_dir else stores_dir() / name
-    meta = StoreMeta(
-        name, format, fit, short_side, gop=8 if format == "h264" else 1, codec="h264" if format == "h264" else "mjpeg"
-    )
     _check_same_settings(store, meta)
     listing: Listing = DATASETS.get(dataset)(source, store)
     chosen = choose(listing.videos, subset)
@@ -130,7 +129,7 @@ def prepare(
         store=str(store), manifest=str(store / "manifest.parquet"),
     )  # fmt: skip
     if dry_run:
-        plan = make_plan(store, meta, listing.videos, chosen, workers, shard_videos)
+        plan = make_plan(store, meta, listing.videos, chosen, threads=workers, shard_videos=shard_videos)
         _estimate(plan, summary, workers, progress)
         summary.seconds = time.monotonic() - begun
         return summary
@@ -141,8 +140,9 @@ def prepare(
             for folder in ("shards", "staging"):
                 (store / folder).mkdir(exist_ok=True)
                 remove_temporaries(store / folder)
-            plan = make_plan(store, meta, listing.videos, chosen, workers, shard_videos)
-            write_meta(store, plan.meta)
+            plan = make_plan(store, meta, listing.videos, chosen, threads=workers, shard_videos=shard_videos)
+            if not (store / "store.json").exists():
+                write_meta(store, plan.meta)  # later class names come with the index that uses them, in the merge
             _work(store, plan, workers, progress)
             shutil.rmtree(store / "staging")
             manifest = merge(store, plan.meta)
@@ -164,7 +164,8 @@ def prepare(
     return summary
 
 
-def _check(name: str, format: str, fit: str, short_side: int, workers: int | None, shard_videos: int) -> None:
+def _check(meta: StoreMeta, workers: int | None, shard_videos: int) -> None:
+    name, format, fit, short_side = meta.name, meta.format, meta.fit, meta.short_side
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise ConfigError(f"name {name!r} is not possible. Legal: letters, digits, and . _ + - after the first.")
     if format not in FORMATS:
@@ -231,18 +232,22 @@ def _work(store: Path, plan: PrepPlan, workers: int, progress: Reporter) -> None
     with progress.meter("prep", total, plan.skipped) as meter, WorkerPool(process, workers) as pool:
         finished_before = plan.skipped
         for job, result in pool.run(left()):
-            if isinstance(result, Died):
-                result = new_row(job.number, job.video, job.revision) | finished(
-                    Transcoded("rejected", result.reason), file_sha256(job.video.file)
-                )
-                stage(Path(job.staging), result, None)
-            counts[result["status"]] += 1
-            rows[job.shard][job.number] = result
+            row = _row_of_killer(job, result) if isinstance(result, Died) else result
+            counts[row["status"]] += 1
+            rows[job.shard][job.number] = row
             assemble_finished()
             in_work = sum(len(part) for part in unfinished) - sum(len(part) for part in rows.values())
             bad = ", ".join(f"{counts[status]} {status}" for status in ("damaged", "rejected") if counts[status])
             meter.update(max(finished_before, total - in_work), bad)
         assemble_finished()
+
+
+def _row_of_killer(job: Job, death: Died) -> dict[str, Any]:
+    """The row of a video whose worker died of it, staged like that of any other."""
+    row = new_row(job.number, job.video, job.revision)
+    row |= finished(Transcoded("rejected", death.reason), readable_sha256(job.video.file))
+    stage(Path(job.staging), row, None)
+    return row
 
 
 def _estimate(plan: PrepPlan, summary: PrepSummary, workers: int, progress: Reporter) -> None:
@@ -285,8 +290,9 @@ def _sum_up(summary: PrepSummary, plan: PrepPlan, manifest: pa.Table, store: Pat
 
 def _cannot_write(store: Path, error: OSError | NotWritten) -> EnvironmentProblem:
     return EnvironmentProblem(
-        f"{store} cannot be written: {error.strerror or error} ({error.filename or store}). What is finished is kept and "
-        "valid. Make space or give the permission, or set VIDSSL_HOME to another place; then run the same command again."
+        f"{store} cannot be written: {error.strerror or error} ({error.filename or store}). What is finished is kept "
+        "and valid. Make space or give the permission and run the same command again, or set VIDSSL_HOME to another "
+        "place."
     )
 
 

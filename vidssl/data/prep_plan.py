@@ -6,6 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from .manifest import Rows, current_rows, label_names
 from .picture import Recipe
@@ -13,8 +14,7 @@ from .shards import MAX_SHARD_VIDEOS
 from .sources import SourceVideo
 from .store import StoreMeta, read_meta, video_key
 from .subset import nested_subsets
-from .work import Job, file_sha256, new_row
-
+from .work import Job, new_row, readable_sha256
 
 _COMPARED = ("bytes", "mtime_ns", "sha256", "split", "revision")
 
@@ -42,21 +42,28 @@ def choose(videos: list[SourceVideo], subset: int | None) -> list[SourceVideo]:
 
 
 def make_plan(
-    store: Path, meta: StoreMeta, videos: list[SourceVideo], chosen: list[SourceVideo], workers: int, shard_videos: int
+    store: Path,
+    meta: StoreMeta,
+    videos: list[SourceVideo],
+    chosen: list[SourceVideo],
+    *,
+    threads: int,
+    shard_videos: int,
 ) -> PrepPlan:
     """Reads the store, changes nothing.
 
     Args:
         videos: the whole source: its classes get their numbers, so that a bigger subset does not renumber them.
         chosen: those wanted now.
+        threads: for comparing contents.
     """
     rows = current_rows(store)
     known = read_meta(store).label_names if (store / "store.json").exists() else {}
     meta = replace(meta, label_names=label_names(rows.table, videos, known))
     recipe = Recipe(meta.format, meta.fit, meta.picture, meta.coded, meta.gop)
     done = _Done(rows)
-    with ThreadPoolExecutor(workers) as threads:  # where only the times differ, contents are compared
-        answers = list(threads.map(done.has, chosen))
+    with ThreadPoolExecutor(threads) as pool:  # where only the times differ, contents are compared
+        answers = list(pool.map(done.has, chosen))
     to_do = [video for video, has in zip(chosen, answers, strict=True) if not has]
     to_do.sort(key=lambda video: (video_key(video.id), video.id))
     # The number of a shard that is cut or was never finished is free: the same videos come into it again.
@@ -77,7 +84,7 @@ class _Done:
         self._row_of = rows.row_of
         table = rows.table
         wanted = [] if table is None else [c for c in table.column_names if c in _COMPARED or c.startswith("label")]
-        self._columns = {} if table is None else {column: table[column].to_pylist() for column in wanted}
+        self._columns: dict[str, list[Any]] = {c: table[c].to_pylist() for c in wanted} if table is not None else {}
 
     def has(self, video: SourceVideo) -> bool:
         row = self._row_of.get(video.id)
@@ -90,7 +97,7 @@ class _Done:
         digest = self._value("sha256", row)
         if not digest:  # the file was missing or could not be read
             return bool(video.problem) or not os.access(video.file, os.R_OK)
-        return self._value("mtime_ns", row) == now["mtime_ns"] or digest == file_sha256(video.file)
+        return self._value("mtime_ns", row) == now["mtime_ns"] or digest == readable_sha256(video.file)
 
     def _value(self, column: str, row: int) -> object:
         return self._columns[column][row] if column in self._columns else None

@@ -65,8 +65,8 @@ def assemble(store: Path, shard: int, rows: list[dict[str, Any]]) -> None:
     placed = []
     with replacing(file) as temporary:
         with temporary.open("wb") as raw, tarfile.open(fileobj=raw, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for row in rows:
-                row = {**row, "shard": shard}
+            for staged in rows:
+                row = {**staged, "shard": shard}
                 if row["status"] == "ok":
                     data = (staging / f"{row['number']:08d}.mp4").read_bytes()
                     if len(data) != row["member_bytes"]:

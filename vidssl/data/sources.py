@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 # What people keep videos in. Content decides in the end: these only say which files are looked at.
-VIDEO_SUFFIXES = frozenset(
+_SUFFIXES = (
     ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .h264 .hevc .ivf .m1v .m2ts .m2v .m4v .mj2 .mjpeg .mjpg .mkv .mov "
-    ".mp4 .mpeg .mpg .mts .mxf .ogg .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .y4m".split()
+    ".mp4 .mpeg .mpg .mts .mxf .ogg .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .y4m"
 )
+VIDEO_SUFFIXES = frozenset(_SUFFIXES.split())
 
 
 @dataclass(frozen=True)

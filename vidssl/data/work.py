@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from .sources import SourceVideo
 from .transcode import Transcoded, transcode
 
 _CHUNK_BYTES = 1 << 20
+_FROM_TRANSCODED = (
+    "status", "reason", "frames", "frames_promised", "fps", "width", "height", "rotation", "codec", "duration_seconds",
+)  # fmt: skip
 
 
 class NotWritten(Exception):
@@ -58,6 +62,14 @@ def file_sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
+def readable_sha256(file: Path) -> str:
+    """The digest, or "" where the file cannot be read."""
+    try:
+        return file_sha256(file)
+    except OSError:
+        return ""
+
+
 def process(job: Job) -> dict[str, Any]:
     """Transcodes a video and stages it. Returns its row.
 
@@ -65,10 +77,10 @@ def process(job: Job) -> dict[str, Any]:
         NotWritten: the staging folder cannot be written. Nothing else: what is wrong with a source is in its row.
     """
     row = new_row(job.number, job.video, job.revision)
-    parent = os.getppid()
     made, digest = transcode_job(job)
     row |= finished(made, digest)
-    if os.getppid() != parent:
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:
         os._exit(1)  # whoever ordered it was killed; another prep may be at work in the same folder by now
     try:
         stage(Path(job.staging), row, made.data)
@@ -94,10 +106,8 @@ def transcode_job(job: Job) -> tuple[Transcoded, str]:
 
 def finished(made: Transcoded, digest: str) -> dict[str, Any]:
     """The part of a row that follows from the content."""
-    keys = "status reason frames frames_promised fps width height rotation codec duration_seconds".split()
-    row: dict[str, Any] = {key: getattr(made, key) for key in keys}
     stored = made.data is not None
-    return row | {
+    return {key: getattr(made, key) for key in _FROM_TRANSCODED} | {
         "sha256": digest,
         "offset": made.first_offset if stored else None,
         "member_bytes": len(made.data) if made.data is not None else None,

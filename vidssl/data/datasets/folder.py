@@ -31,7 +31,7 @@ def list_videos(source: Path, without: Path | None = None) -> Listing:
     source = Path(source)
     if not source.is_dir():
         what = "is not a folder" if source.exists() else "does not exist"
-        raise DataError(f"source {source} {what}. Give --source a folder that holds videos (it may have class folders).")
+        raise DataError(f"source {source} {what}. Legal: a folder that holds videos, directly or in class folders.")
     try:
         files = list(files_below(source, without))
         tables = [source / f"{split}.csv" for split in SPLITS]
@@ -100,8 +100,8 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
             columns = reader.fieldnames or []
             if not {"path", "label"} <= set(columns):
                 raise DataError(
-                    f"{table} has the columns {', '.join(columns) or '(none)'}. Its first line must name path and label; "
-                    "label:<system> may follow."
+                    f"{table} has the columns {', '.join(columns) or '(none)'}. Its first line must name "
+                    "path and label; label:<system> may follow."
                 )
             for row in reader:
                 if None in row or None in row.values():
