@@ -12,9 +12,13 @@ import pytest
 
 def vidssl(*words, home, timeout=120, **env):
     return subprocess.run(
-        [sys.executable, "-m", "vidssl", *map(str, words)], capture_output=True, text=True, timeout=timeout, check=False,
+        [sys.executable, "-m", "vidssl", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
         env={**os.environ, "VIDSSL_HOME": str(home), "COLUMNS": "200", **env},
-    )  # fmt: skip
+    )
 
 
 VERBS = [(), ("run",), ("prep",), ("eval",), ("preview",), ("doctor",), ("list",), ("list", "tasks")]

@@ -29,7 +29,13 @@ def test_round_trip_through_toml():
 
 @pytest.mark.parametrize(
     ("text", "key", "value"),
-    [("pretrain.lr=0.1", "pretrain.lr", 0.1), ("a.b=3", "a.b", 3), ("a.b=x.y", "a.b", "x.y"), ('a.b="3"', "a.b", "3"), ("a=true", "a", True)],
+    [
+        ("pretrain.lr=0.1", "pretrain.lr", 0.1),
+        ("a.b=3", "a.b", 3),
+        ("a.b=x.y", "a.b", "x.y"),
+        ('a.b="3"', "a.b", "3"),
+        ("a=true", "a", True),
+    ],
 )
 def test_override_values_are_read_as_toml(text, key, value):
     assert parse_override(text) == (key, value)

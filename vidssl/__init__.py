@@ -24,4 +24,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["__version__", *sorted(_PUBLIC)]
+__all__ = ["VidsslError", "__version__", "create_backbone", "create_task", "list_backbones", "list_tasks"]

@@ -17,9 +17,13 @@ from rich.table import Table
 from .errors import VidsslError
 
 app = typer.Typer(
-    name="vidssl", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    name="vidssl",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-)  # fmt: skip
+)
 list_app = typer.Typer(no_args_is_help=True, help="Show what there is: tasks, backbones, data, runs.")
 app.add_typer(list_app, name="list")
 
@@ -31,7 +35,7 @@ def _root(debug: Annotated[bool, typer.Option("--debug", help="Show the tracebac
     """Compare, reproduce and push self-supervised learning on video.
 
     First time here? [bold]vidssl run --task prp --backbone shufflenet[/bold] needs no data and no GPU.
-    Your own videos: [bold]vidssl prep folder --source DIR --name NAME[/bold], then [bold]vidssl run --data NAME ...[/bold]
+    Your own videos: [bold]vidssl prep folder --source DIR --name NAME[/bold], then [bold]vidssl run --data NAME[/bold]
     """
 
 
@@ -39,17 +43,30 @@ def _root(debug: Annotated[bool, typer.Option("--debug", help="Show the tracebac
 def run(
     task: Annotated[str, typer.Option(help="Pretext task; see `vidssl list tasks`.")] = "prp",
     backbone: Annotated[str, typer.Option(help="Network; see `vidssl list backbones`.")] = "shufflenet",
-    data: Annotated[str | None, typer.Option(help="Data set to pre-train on. Default: k400 if prepared, else the embedded set.")] = None,
-    subset: Annotated[str | None, typer.Option(help="Class-balanced number of its training videos: 84, 50k, or all.")] = None,
-    target: Annotated[str | None, typer.Option(help="Data set to evaluate on. Default: the one pre-trained on.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Data set to pre-train on. Default: k400 if prepared, else the embedded set.")
+    ] = None,
+    subset: Annotated[
+        str | None, typer.Option(help="Class-balanced number of its training videos: 84, 50k, or all.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Data set to evaluate on. Default: the one pre-trained on.")
+    ] = None,
     complexity: Annotated[int | None, typer.Option(help="The task's difficulty, 1 to 3.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the pre-training videos.")] = None,
     evals: Annotated[str | None, typer.Option("--eval", help="finetune,linear,retrieval or none.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything that is random.")] = None,
     decoder: Annotated[str | None, typer.Option(help="dali, jpeg, pyav, or auto: the fastest here, measured.")] = None,
-    preset: Annotated[str | None, typer.Option(help="paper: the benchmark's protocol. small: minutes without a GPU. auto: by machine and data.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: one of its own under $VIDSSL_HOME/runs.")] = None,
-    sets: Annotated[list[str] | None, typer.Option("--set", help="Any other setting: section.key=value; --dry-run shows all.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="paper: the benchmark's protocol. small: minutes without a GPU. auto: by machine and data."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder. Default: one of its own under $VIDSSL_HOME/runs.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other setting: section.key=value; --dry-run shows all.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved spec and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on the last line.")] = False,
 ) -> None:
@@ -62,10 +79,16 @@ def run(
 
     request: dict[str, Any] = {"task.name": task, "backbone.name": backbone}
     given = {
-        "data.source": data, "data.subset": subset, "data.target": target, "task.complexity": complexity,
-        "pretrain.epochs": epochs, "seed": seed, "data.decoder": decoder, "preset": preset,
+        "data.source": data,
+        "data.subset": subset,
+        "data.target": target,
+        "task.complexity": complexity,
+        "pretrain.epochs": epochs,
+        "seed": seed,
+        "data.decoder": decoder,
+        "preset": preset,
         "eval.names": None if evals is None else parse_names(evals),
-    }  # fmt: skip
+    }
     request |= {key: value for key, value in given.items() if value is not None}
     request |= dict(parse_override(text) for text in sets or [])
 
@@ -96,10 +119,14 @@ def run(
 
 @app.command("eval")
 def eval_(
-    directory: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder (or its name under $VIDSSL_HOME/runs).")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A finished run's folder (or its name under $VIDSSL_HOME/runs).")
+    ],
     on: Annotated[str, typer.Option(help="Data set to evaluate on.")],
     evals: Annotated[str, typer.Option("--with", help="finetune,linear,retrieval")] = "finetune,linear,retrieval",
-    sets: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, for example finetune.epochs=10")] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value, for example finetune.epochs=10")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on the last line.")] = False,
 ) -> None:
     """Evaluate a finished run on another data set; results go into RUN/evals/DATASET."""
@@ -121,12 +148,22 @@ def eval_(
 @app.command()
 def prep(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="folder (your videos) or embedded.")],
-    source: Annotated[Path | None, typer.Option(help="Folder of videos: class folders, or train.csv/test.csv (path,label), or plain files.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="Folder of videos: class folders, or train.csv/test.csv (path,label), or plain files."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the prepared set, for --data and --target.")] = None,
-    subset: Annotated[str | None, typer.Option(help="Class-balanced number of training videos (50k). A larger one later adds only what is new.")] = None,
-    short_side: Annotated[int | None, typer.Option(help="Height in pixels of the stored picture; width is 4/3 of it. Default 128.")] = None,
+    subset: Annotated[
+        str | None,
+        typer.Option(help="Class-balanced number of training videos (50k). A larger one later adds only what is new."),
+    ] = None,
+    short_side: Annotated[
+        int | None, typer.Option(help="Height in pixels of the stored picture; width is 4/3 of it. Default 128.")
+    ] = None,
     fit: Annotated[str, typer.Option(help="cover: scale and crop, keeps proportions. squash: scale only.")] = "cover",
-    format: Annotated[str, typer.Option(help="h264: small. mjpeg: five times larger, twice as fast to decode.")] = "h264",
+    format: Annotated[
+        str, typer.Option(help="h264: small. mjpeg: five times larger, twice as fast to decode.")
+    ] = "h264",
     workers: Annotated[int | None, typer.Option(help="Processes. Default: one a processor.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count and estimate; write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on the last line.")] = False,
@@ -167,12 +204,20 @@ def doctor(as_json: Json = False) -> None:
     else:
         table = Table("package", "version", "for", "problem")
         for part in found["parts"]:
-            table.add_row(part["package"], part["version"] or "-", part["purpose"],
-                          f"{part['problem']} -> {part['otherwise']}" if part["problem"] else "")  # fmt: skip
+            table.add_row(
+                part["package"],
+                part["version"] or "-",
+                part["purpose"],
+                f"{part['problem']} -> {part['otherwise']}" if part["problem"] else "",
+            )
         console = Console()
         console.print(table)
         gpu = found["gpu"]
-        console.print(f"GPU: {gpu['name']}, {gpu['memory_gb']:.0f} GB" if gpu else "GPU: none; runs use the processor and the small preset")
+        console.print(
+            f"GPU: {gpu['name']}, {gpu['memory_gb']:.0f} GB"
+            if gpu
+            else "GPU: none; runs use the processor and the small preset"
+        )
         console.print(f"data and runs: {found['home']} ({found['free_gb']} GB free)", soft_wrap=True)
         broken = ", ".join(found["broken"])
         console.print("ready" if found["works"] else f"not ready: {broken} does not import")
@@ -202,9 +247,11 @@ def list_data(as_json: Json = False) -> None:
     from .report.listing import data_rows
 
     _show(
-        data_rows(), as_json, empty="nothing is prepared yet: `vidssl prep folder --source DIR --name NAME`",
+        data_rows(),
+        as_json,
+        empty="nothing is prepared yet: `vidssl prep folder --source DIR --name NAME`",
         columns=("name", "train", "test", "videos", "classes", "hours", "megabytes", "format", "picture", "problem"),
-    )  # fmt: skip
+    )
 
 
 @list_app.command("runs")
@@ -254,7 +301,9 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except Interrupted as stop:
-        print(f"\nstopped at {stop.where}; a checkpoint is written. The same command goes on from there.", file=sys.stderr)
+        print(
+            f"\nstopped at {stop.where}; a checkpoint is written. The same command goes on from there.", file=sys.stderr
+        )
         sys.exit(128 + stop.number)
     except KeyboardInterrupt:
         print("\nstopped. The same command goes on where it stopped.", file=sys.stderr)

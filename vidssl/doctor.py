@@ -50,15 +50,23 @@ def _part(module: str, package: str, purpose: str, otherwise: str) -> dict[str, 
         version = metadata.version(package)
     except metadata.PackageNotFoundError:
         version = None
-    return {"module": module, "package": package, "version": version, "purpose": purpose,
-            "problem": problem, "otherwise": otherwise if problem else None}  # fmt: skip
+    return {
+        "module": module,
+        "package": package,
+        "version": version,
+        "purpose": purpose,
+        "problem": problem,
+        "otherwise": otherwise if problem else None,
+    }
 
 
 def _explain(module: str, error: Exception) -> str:
     text = (str(error).splitlines() or [type(error).__name__])[0]
     if module == "torchvision" and "nms" in text:
         # a CPU-only torch beside PyPI's CUDA build of torchvision (pytorch/vision#9085)
-        return "torch is a CPU-only build and torchvision is not: reinstall both from PyPI (pip install --force-reinstall torch torchvision)"
+        return (
+            "torch is a CPU-only build, torchvision is not: pip install --force-reinstall torch torchvision, from PyPI"
+        )
     return text
 
 
@@ -69,4 +77,8 @@ def _gpu() -> dict[str, Any] | None:
         return None
     if not torch.cuda.is_available():
         return None
-    return {"name": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "memory_gb": torch.cuda.mem_get_info()[1] / 1e9}
+    return {
+        "name": torch.cuda.get_device_name(),
+        "cuda": torch.version.cuda,
+        "memory_gb": torch.cuda.mem_get_info()[1] / 1e9,
+    }

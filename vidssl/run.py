@@ -26,8 +26,8 @@ from .backbones import BACKBONES, create_backbone
 from .backbones.base import Backbone, num_parameters
 from .data import catalog
 from .data.decode import open_decoder
-from .data.decode.base import Decoder
 from .data.decode.auto import choose_decoder
+from .data.decode.base import Decoder
 from .data.store import Store
 from .engine.progress import Reporter
 from .engine.runs import RunDirectory, write_atomic
@@ -85,7 +85,9 @@ def resolve(request: Mapping[str, Any], reporter: Reporter, on_gpu: bool, main: 
     if target_name == "auto":
         target_name = source_name
         if wanted and ((source.labels < 0).any() or not len(source.indices("test"))):
-            notes.append(f"{source_name!r} has no labels or no test split: nothing is evaluated on it (choose one with --target)")
+            notes.append(
+                f"{source_name!r} has no labels or no test split: nothing is evaluated on it (choose one with --target)"
+            )
             wanted = []
     target = catalog.open_data(target_name, reporter, main) if wanted else None
     preset = spec.preset
@@ -179,7 +181,8 @@ def execute(request: Mapping[str, Any], out: Path | None, reporter: Reporter) ->
         for role, store in (("source", resolved.source), ("target", resolved.target)):
             if store is not None and identity.get(role) != store_identity(store):
                 raise RunError(
-                    f"the {role} data {store.path.name!r} changed since this run began ({run.path}). Begin anew with --out, or "
+                    f"the {role} data {store.path.name!r} changed since this run began ({run.path}). Begin anew with "
+                    f"--out, or "
                     "bring the data back as they were."
                 )
     accelerator = build_accelerator(resolved.spec.engine)
@@ -296,7 +299,9 @@ def _pretrain(task: Task, decoder: Decoder, spec: RunSpec, context: Context) -> 
     )
     if trained["extended_clips"]:
         share = trained["extended_clips"] / max(1, trained["clips"])
-        context.reporter.say(f"pretrain: {100 * share:.0f} % of the clips came from videos too short for them and were extended")
+        context.reporter.say(
+            f"pretrain: {100 * share:.0f} % of the clips came from videos too short for them and were extended"
+        )
     result = {**tested, **trained, "videos_trained": len(rows), "tested_on": "test" if len(test) else "train"}
     if run.main:
         state = {key: value.contiguous() for key, value in task.backbone.state_dict().items()}

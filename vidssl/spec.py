@@ -121,7 +121,16 @@ _CHOICES = {
     "layout": ("auto", "channels_last", "contiguous"),
     "preset": ("auto", "paper", "small"),
 }
-_AT_LEAST = {"epochs": 0, "batch": 1, "clips": 1, "frames": 1, "size": 16, "pretext_repeats": 1, "prefetch": 1, "lr": 0.0}
+_AT_LEAST = {
+    "epochs": 0,
+    "batch": 1,
+    "clips": 1,
+    "frames": 1,
+    "size": 16,
+    "pretext_repeats": 1,
+    "prefetch": 1,
+    "lr": 0.0,
+}
 
 
 def to_dict(spec: Any) -> dict[str, Any]:
@@ -154,8 +163,10 @@ def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
             arguments[key] = Named(options.pop("name"), options)
         elif is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{prefix}{key} is a table of keys, not {value!r}; set {prefix}{key}.KEY=VALUE instead.")
-            arguments[key] = _build(hints[key], value, f"{prefix}{key}.")  # type: ignore[arg-type]
+                raise ConfigError(
+                    f"{prefix}{key} is a table of keys, not {value!r}; set {prefix}{key}.KEY=VALUE instead."
+                )
+            arguments[key] = _build(hints[key], value, f"{prefix}{key}.")
         else:
             arguments[key] = check_value(prefix + key, value, hints[key])
     return cls(**arguments)
@@ -181,7 +192,7 @@ def _example(kind: type) -> str:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """"section.key=value" -> (key, value). The value is read as TOML; what is no TOML is a text."""
+    """ "section.key=value" -> (key, value). The value is read as TOML; what is no TOML is a text."""
     key, equals, raw = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {text!r} is not of the form section.key=value. Example: --set pretrain.epochs=20")
@@ -234,15 +245,16 @@ def signature_options(cls: type) -> Options:
 
 def complete_options(named: Named, options: Options, kind: str) -> Named:
     """All options, given ones checked, others at their defaults. Raises ConfigError on an unknown or illegal one."""
+    done = {key: default for key, (_, default) in options.items()}
     for key, value in named.options.items():
         if key not in options:
             raise unknown_name("key", f"{kind}.{key}", [f"{kind}.{name}" for name in options])
-        check_value(f"{kind}.{key}", value, options[key][0])
-    return replace(named, options={key: named.options.get(key, default) for key, (_, default) in options.items()})
+        done[key] = check_value(f"{kind}.{key}", value, options[key][0])
+    return replace(named, options=done)
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """"key: here -> there" for every value that differs."""
+    """ "key: here -> there" for every value that differs."""
     lines = []
     for key in sorted(set(one) | set(other)):
         left, right = one.get(key), other.get(key)

@@ -17,8 +17,16 @@ ROOT = Path(__file__).parents[2]
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     for world in (1, 2):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}",
-                   "-m", "tests.engine.two_ranks", str(folder)]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc_per_node={world}",
+            "-m",
+            "tests.engine.two_ranks",
+            str(folder),
+        ]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
     return folder
@@ -44,7 +52,8 @@ def test_the_same_weights(results):
 
 def test_the_same_log_and_pretext_score(results):
     logs = [
-        [json.loads(line) for line in (results / f"world{world}" / "log.jsonl").read_text().splitlines()] for world in (1, 2)
+        [json.loads(line) for line in (results / f"world{world}" / "log.jsonl").read_text().splitlines()]
+        for world in (1, 2)
     ]
     assert [r["step"] for r in logs[0]] == [r["step"] for r in logs[1]]
     assert [r["loss"] for r in logs[0]] == pytest.approx([r["loss"] for r in logs[1]], rel=1e-4)

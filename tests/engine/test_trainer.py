@@ -37,7 +37,10 @@ def train(path, decoder=None, stage=STAGE, seed=0, **engine):
 
 
 def log_without_time(path) -> list[dict]:
-    return [{k: v for k, v in json.loads(line).items() if k != "time"} for line in (path / "log.jsonl").read_text().splitlines()]
+    return [
+        {k: v for k, v in json.loads(line).items() if k != "time"}
+        for line in (path / "log.jsonl").read_text().splitlines()
+    ]
 
 
 def equal(one, other) -> bool:

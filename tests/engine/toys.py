@@ -40,7 +40,9 @@ class ToyDecoder(Decoder):
         out = np.zeros((len(requests), len(requests[0].frame_indices), 8, 8, 3), np.uint8)
         for row, request in zip(out, requests, strict=True):
             self.seen.append((request.video, tuple(request.frame_indices.tolist())))
-            row[:] = ((request.video * 31 + request.frame_indices[:, None, None, None]) * np.arange(64).reshape(8, 8, 1)) % 251
+            row[:] = (
+                (request.video * 31 + request.frame_indices[:, None, None, None]) * np.arange(64).reshape(8, 8, 1)
+            ) % 251
             row[:, 0, 0] = request.video
             row[:, 0, 1] = request.frame_indices[:, None]
         return torch.from_numpy(out)

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from .prep import PrepSummary
 
 EMBEDDED = "embedded"
-EMBEDDED_SHORT_SIDE = 80  # 107x80 in a 112x80 frame: the small preset's 64 px come from a 70 px crop, as 112 do from 128
+EMBEDDED_SHORT_SIDE = (
+    80  # 107x80 in a 112x80 frame: the small preset's 64 px come from a 70 px crop, as 112 do from 128
+)
 
 
 def prepared() -> list[str]:
@@ -58,7 +60,8 @@ def open_data(name: str, reporter: Reporter, main: bool = True) -> Store:
         raise DataError(f"data set {name!r} is not finished. Run its `vidssl prep` again: it goes on where it stopped.")
     raise DataError(
         f"unknown data set {name!r}. Prepared here: {', '.join(prepared()) or '(none)'}; always there: {EMBEDDED}, "
-        f"{EMBEDDED}-appearance, {EMBEDDED}-motion. Prepare a folder of videos with `vidssl prep folder --source DIR --name {name}`."
+        f"{EMBEDDED}-appearance, {EMBEDDED}-motion. Prepare a folder of videos with `vidssl prep folder --source DIR "
+        f"--name {name}`."
     )
 
 
@@ -80,9 +83,15 @@ def prepare_embedded(
     with reporter.meter("render", embedded.NUM_TRAIN + embedded.NUM_TEST) as meter:
         embedded.render(source, workers, lambda done, total: meter.update(done))
     return prepare(
-        source=source, name=name, subset=subset, short_side=short_side or EMBEDDED_SHORT_SIDE, fit=fit, format=format,
-        workers=workers, dry_run=dry_run,
-    )  # fmt: skip
+        source=source,
+        name=name,
+        subset=subset,
+        short_side=short_side or EMBEDDED_SHORT_SIDE,
+        fit=fit,
+        format=format,
+        workers=workers,
+        dry_run=dry_run,
+    )
 
 
 def training_rows(store: Store, subset: str, seed: int = 0) -> np.ndarray:
@@ -95,7 +104,8 @@ def training_rows(store: Store, subset: str, seed: int = 0) -> np.ndarray:
     size = parse_size(subset)
     if size > len(rows):
         raise DataError(
-            f"subset {subset} of {store.path.name!r} is not possible: it has {len(rows)} training videos; legal: 1 to {len(rows)}, "
+            f"subset {subset} of {store.path.name!r} is not possible: it has {len(rows)} training videos; legal: 1 to "
+            f"{len(rows)}, "
             "or all."
         )
     return rows[nested_subsets(store.labels[rows], [size], seed)[size]]
@@ -112,11 +122,17 @@ def describe(name: str) -> dict[str, object]:
     splits = np.array(table["split"].to_pylist(), dtype=str)
     frames, fps = table["frames"].to_numpy(), table["fps"].to_numpy()
     return {
-        "name": name, "videos": table.num_rows, "train": int((splits == "train").sum()), "test": int((splits == "test").sum()),
+        "name": name,
+        "videos": table.num_rows,
+        "train": int((splits == "train").sum()),
+        "test": int((splits == "test").sum()),
         "classes": len(meta.label_names.get("", [])),
         "label_systems": [key for key in meta.label_names if key],
         "hours": round(float((frames / np.maximum(fps, 1e-6)).sum()) / 3600, 3),
-        "frames": int(frames.sum()), "format": meta.format, "picture": "{}x{}".format(*meta.picture),
-        "fit": meta.fit, "megabytes": round(sum(p.stat().st_size for p in (folder / "shards").glob("*.tar")) / 1e6, 1),
+        "frames": int(frames.sum()),
+        "format": meta.format,
+        "picture": "{}x{}".format(*meta.picture),
+        "fit": meta.fit,
+        "megabytes": round(sum(p.stat().st_size for p in (folder / "shards").glob("*.tar")) / 1e6, 1),
         "store": str(folder),
-    }  # fmt: skip
+    }

@@ -102,7 +102,9 @@ class Plan:
         if len(self.samples) == 0:
             raise ConfigError("the plan has no sample: the subset or split is empty. Look at `vidssl list data`.")
         if self.drop_last and len(self.samples) < self.batch:
-            raise ConfigError(f"batch {self.batch} is larger than the {len(self.samples)} samples; legal: 1 to that number.")
+            raise ConfigError(
+                f"batch {self.batch} is larger than the {len(self.samples)} samples; legal: 1 to that number."
+            )
         if len(self.samples) < self.world:
             raise ConfigError(f"{len(self.samples)} samples cannot be shared by {self.world} ranks; use fewer ranks.")
         if not 0 <= self.rank < self.world:

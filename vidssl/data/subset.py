@@ -29,7 +29,9 @@ def nested_subsets(labels: Sequence[int] | np.ndarray, sizes: Iterable[int], see
     subsets = {}
     for size in sizes:
         if not 1 <= size <= len(labels):
-            raise ConfigError(f"subset of {size} is not possible: the set has {len(labels)} videos; legal: 1 to {len(labels)}.")
+            raise ConfigError(
+                f"subset of {size} is not possible: the set has {len(labels)} videos; legal: 1 to {len(labels)}."
+            )
         subsets[size] = np.sort(order[:size])
     return subsets
 
@@ -46,7 +48,7 @@ def _nested_order(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def parse_size(text: str) -> int:
-    """"50k" -> 50000, "84" -> 84."""
+    """ "50k" -> 50000, "84" -> 84."""
     digits = text.strip().lower()
     scale = 1000 if digits.endswith("k") else 1
     try:

@@ -20,9 +20,17 @@ NAMED_FILES = 20
 
 
 def prep_verb(
-    dataset: str, source: Path | None, name: str | None, subset: str | None, short_side: int | None, fit: str, format: str,
-    workers: int | None, dry_run: bool, as_json: bool,
-) -> None:  # fmt: skip
+    dataset: str,
+    source: Path | None,
+    name: str | None,
+    subset: str | None,
+    short_side: int | None,
+    fit: str,
+    format: str,
+    workers: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Prepares a data set and shows what became of every file. Raises ConfigError, DataError, EnvironmentProblem."""
     size = None if subset in (None, "all") else parse_size(subset)
     from .datasets import DATASETS
@@ -35,19 +43,38 @@ def prep_verb(
 
     if dataset == "embedded":
         if source is not None:
-            raise ConfigError("the embedded data set is rendered, it takes no --source. Your own videos: `vidssl prep folder`.")
+            raise ConfigError(
+                "the embedded data set is rendered, it takes no --source. Your own videos: `vidssl prep folder`."
+            )
         summary = catalog.prepare_embedded(
-            Reporter(), name=name or "embedded", subset=size, short_side=short_side, fit=fit, format=format, workers=workers,
+            Reporter(),
+            name=name or "embedded",
+            subset=size,
+            short_side=short_side,
+            fit=fit,
+            format=format,
+            workers=workers,
             dry_run=dry_run,
-        )  # fmt: skip
+        )
     else:
         if source is None or name is None:
-            missing = " and ".join(flag for flag, value in (("--source DIR", source), ("--name NAME", name)) if value is None)
-            raise ConfigError(f"`vidssl prep folder` needs {missing}. Example: vidssl prep folder --source videos --name mine")
+            missing = " and ".join(
+                flag for flag, value in (("--source DIR", source), ("--name NAME", name)) if value is None
+            )
+            raise ConfigError(
+                f"`vidssl prep folder` needs {missing}. Example: vidssl prep folder --source videos --name mine"
+            )
         summary = prepare(
-            source=source, name=name, subset=size, short_side=short_side or 128, fit=fit, format=format, workers=workers,
-            dry_run=dry_run, dataset=dataset,
-        )  # fmt: skip
+            source=source,
+            name=name,
+            subset=size,
+            short_side=short_side or 128,
+            fit=fit,
+            format=format,
+            workers=workers,
+            dry_run=dry_run,
+            dataset=dataset,
+        )
     show(summary, Console(file=sys.stderr if as_json else sys.stdout, soft_wrap=True, highlight=False))
     if as_json:
         print(json.dumps(summary.to_json()))
@@ -63,7 +90,8 @@ def show(summary: PrepSummary, console: Console) -> None:
         return
     console.print(
         f"{summary.videos} videos: {summary.ok} ok, {summary.damaged} damaged, {summary.rejected} rejected "
-        f"({summary.skipped} were done before); {summary.frames} frames, {summary.bytes / 1e6:.1f} MB, {summary.seconds:.0f} s"
+        f"({summary.skipped} were done before); {summary.frames} frames, {summary.bytes / 1e6:.1f} MB, "
+        f"{summary.seconds:.0f} s"
     )
     _show_kept_out(summary, console)
     if summary.unlisted:

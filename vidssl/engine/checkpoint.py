@@ -44,7 +44,8 @@ def load(path: Path, request_hash: str) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         first = (str(error).splitlines() or ["no message"])[0][:120]
         raise RunError(
-            f"checkpoint {path} cannot be read: it is cut short or damaged ({first}). Move it away and run the same command "
+            f"checkpoint {path} cannot be read: it is cut short or damaged ({first}). Move it away and run the same "
+            f"command "
             "again: the run goes on from the checkpoint before it, or begins the stage anew."
         ) from error
     if state["request"] != request_hash:

@@ -5,6 +5,7 @@ All of it goes to stderr, so that what a program prints as its result stays alon
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ class Meter:
 
     def eta(self) -> str:
         seconds = self.eta_seconds()
-        return "?" if seconds != seconds else str(timedelta(seconds=round(seconds)))
+        return "?" if math.isnan(seconds) else str(timedelta(seconds=round(seconds)))
 
 
 class Reporter:
@@ -66,8 +67,13 @@ class Reporter:
             yield Meter(title, total, start, None, self.quiet)
             return
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=self.console, transient=False) as bar:
             yield Meter(title, total, start, bar, False)

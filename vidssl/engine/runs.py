@@ -1,12 +1,12 @@
 """A run's folder: what was asked, what happened, what came out. Every file is written whole or not at all.
 
-    spec.toml          the resolved spec, and under [identity] the hashes of the request and the data, written before step 0
-    environment.json   versions and machine
-    log.jsonl          one line an interval; all but the field `time` is the same, bit for bit, in every repetition on a CPU
-    checkpoints/       STAGE-STEP.pt, the newest two of each stage
-    stages/STAGE.json  the result of a finished stage; its being there means done
-    model.safetensors  the backbone after pre-training
-    summary.json       every number a table needs
+spec.toml          the resolved spec, and under [identity] the hashes of the request and the data, written before step 0
+environment.json   versions and machine
+log.jsonl          one line an interval; all but the field `time` is the same, bit for bit, in every repetition on a CPU
+checkpoints/       STAGE-STEP.pt, the newest two of each stage
+stages/STAGE.json  the result of a finished stage; its being there means done
+model.safetensors  the backbone after pre-training
+summary.json       every number a table needs
 """
 
 from __future__ import annotations
@@ -26,7 +26,18 @@ import tomli_w
 from ..errors import EnvironmentProblem, RunError
 from ..spec import differences
 
-PACKAGES = ("vidssl", "torch", "torchvision", "accelerate", "av", "nvidia-dali-cuda130", "kornia", "numba", "numpy", "simplejpeg")
+PACKAGES = (
+    "vidssl",
+    "torch",
+    "torchvision",
+    "accelerate",
+    "av",
+    "nvidia-dali-cuda130",
+    "kornia",
+    "numba",
+    "numpy",
+    "simplejpeg",
+)
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -47,7 +58,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 def output_error(path: Path, error: OSError) -> EnvironmentProblem:
     return EnvironmentProblem(
-        f"cannot write {path}: {error.strerror or error}. Free some space or permissions there, or choose another place "
+        f"cannot write {path}: {error.strerror or error}. Free some space or permissions there, or choose another "
+        f"place "
         "with --out (runs) or the environment variable VIDSSL_HOME (runs and data). What was there is untouched."
     )
 
@@ -66,7 +78,8 @@ class RunDirectory:
             others = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
             if others:
                 raise RunError(
-                    f"{self.path} holds other files ({', '.join(sorted(others)[:3])}) and no spec.toml, so it is no run. "
+                    f"{self.path} holds other files ({', '.join(sorted(others)[:3])}) and no spec.toml, so it is no "
+                    f"run. "
                     "Choose an empty or new folder with --out."
                 )
             return None
@@ -88,7 +101,8 @@ class RunDirectory:
         changed = differences(json.loads(identity.get("requested", "{}")), requested)
         shown = "; ".join(changed[:6]) + (" ..." if len(changed) > 6 else "")
         raise RunError(
-            f"{self.path} holds a run of another spec ({shown or 'an older form'}). Ask for the same to go on with it, or choose "
+            f"{self.path} holds a run of another spec ({shown or 'an older form'}). Ask for the same to go on with "
+            f"it, or choose "
             "another folder with --out. Nothing was changed."
         )
 
@@ -129,7 +143,7 @@ def environment() -> dict[str, Any]:
     """Versions and machine, for whoever reads the numbers later."""
     import torch
 
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
@@ -160,7 +174,9 @@ def _git_commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None

@@ -29,7 +29,9 @@ def build_accelerator(engine: EngineSpec) -> Accelerator:
     )
 
 
-def faster_layout(make: type[Backbone] | object, clip: ClipSpec, batch: int, device: torch.device) -> tuple[str, dict[str, float]]:
+def faster_layout(
+    make: type[Backbone] | object, clip: ClipSpec, batch: int, device: torch.device
+) -> tuple[str, dict[str, float]]:
     """Times a training pass of a fresh backbone in both memory layouts.
 
     Args:

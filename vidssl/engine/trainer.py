@@ -74,7 +74,7 @@ class Trainer:
             world=accelerator.num_processes,
         )
         if context.engine.layout == "channels_last":
-            task.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+            task.to(memory_format=torch.channels_last_3d)
         self.task = task
         optimizer = build_optimizer(task, stage)
         self.model, self.optimizer = accelerator.prepare(task, optimizer)
@@ -91,9 +91,13 @@ class Trainer:
         begun = time.perf_counter()
         waited = 0.0
         loader = ClipLoader(
-            self.plan, self.task, self.decoder, start=start,
-            micro_batch=self.context.engine.micro_batch, prefetch=self.context.engine.prefetch,
-        )  # fmt: skip
+            self.plan,
+            self.task,
+            self.decoder,
+            start=start,
+            micro_batch=self.context.engine.micro_batch,
+            prefetch=self.context.engine.prefetch,
+        )
         self._mark = (begun, 0, 0.0)
         self.model.train()
         clips = 0
@@ -148,9 +152,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _after_step(
-        self, done: int, epoch: int, clips: int, waited: float, meter: Meter, stop: StopRequest
-    ) -> None:
+    def _after_step(self, done: int, epoch: int, clips: int, waited: float, meter: Meter, stop: StopRequest) -> None:
         note = ""
         if done % self._log_every == 0 or done == self.plan.num_steps:
             note = self._log(done, epoch, clips, waited, meter)
@@ -188,9 +190,13 @@ class Trainer:
         self._mark = (now, clips, waited)
         seconds = max(now - began, 1e-9)
         record = {
-            "stage": self.name, "step": done, "epoch": epoch, **means, "chance": self.task.chance(),
+            "stage": self.name,
+            "step": done,
+            "epoch": epoch,
+            **means,
+            "chance": self.task.chance(),
             "lr": learning_rate(self.stage, done - 1, self.plan.steps_per_epoch),
-        }  # fmt: skip
+        }
         eta = (self.plan.num_steps - done) * (now - began) / max(1, self._log_every)
         timing = {
             "clips_per_second": (clips - clips_before) / seconds,
@@ -214,19 +220,27 @@ class Trainer:
     def _save(self, step: int) -> None:
         accelerator = self.context.accelerator
         states = gather_object([checkpoint.random_states()])
-        sums = gather_object([{key: torch.as_tensor(value, dtype=torch.float64).cpu() for key, value in self.sums.items()}])
+        sums = gather_object(
+            [{key: torch.as_tensor(value, dtype=torch.float64).cpu() for key, value in self.sums.items()}]
+        )
         counts = gather_object([[self.num_extended, self.num_clips]])
         if not accelerator.is_main_process:
             return
         checkpoint.save(
-            self.directory, self.name, step,
+            self.directory,
+            self.name,
+            step,
             {
-                "request": self.context.request, "step": step, "world": self.plan.world,
+                "request": self.context.request,
+                "step": step,
+                "world": self.plan.world,
                 "model": accelerator.unwrap_model(self.model, keep_torch_compile=False).state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                "random": states, "sums": sums, "counts": counts,
+                "random": states,
+                "sums": sums,
+                "counts": counts,
             },
-        )  # fmt: skip
+        )
 
     def _restore(self) -> int:
         found = checkpoint.list_checkpoints(self.directory, self.name)
@@ -236,7 +250,8 @@ class Trainer:
         state = checkpoint.load(found[-1], self.context.request)
         if state["world"] != self.plan.world:
             raise RunError(
-                f"{found[-1]} was written by {state['world']} process(es), this run has {self.plan.world}. Start it with as many, "
+                f"{found[-1]} was written by {state['world']} process(es), this run has {self.plan.world}. Start it "
+                f"with as many, "
                 "or begin anew in another folder with --out."
             )
         self.context.accelerator.unwrap_model(self.model, keep_torch_compile=False).load_state_dict(state["model"])

@@ -46,7 +46,11 @@ def per_clip(
     world, rank = context.accelerator.num_processes, context.accelerator.process_index
     mine = np.arange(rank, len(rows), world)
     parts = []
-    with context.reporter.meter(title, len(mine) * clips) as meter, torch.inference_mode(), context.accelerator.autocast():
+    with (
+        context.reporter.meter(title, len(mine) * clips) as meter,
+        torch.inference_mode(),
+        context.accelerator.autocast(),
+    ):
         for positions, x_BCTHW in clip_batches(decoder, rows[mine], clip, clips, batch):
             parts.append(network(x_BCTHW).float().cpu().numpy())
             meter.update(int(positions[-1]) + 1)
@@ -61,7 +65,14 @@ def per_clip(
 
 
 def video_features(
-    backbone: Backbone, decoder: Decoder, rows: np.ndarray, clip: ClipSpec, clips: int, batch: int, context: Context, title: str
+    backbone: Backbone,
+    decoder: Decoder,
+    rows: np.ndarray,
+    clip: ClipSpec,
+    clips: int,
+    batch: int,
+    context: Context,
+    title: str,
 ) -> np.ndarray:
     """Pooled features of a frozen backbone, float32 [V, clips, D]."""
     backbone.to(context.device).eval()

@@ -8,7 +8,7 @@ EVALS = ("finetune", "linear", "retrieval")
 
 
 def parse_names(text: str) -> list[str]:
-    """"finetune,linear" -> names in the order they are run; "none" -> []. Raises ConfigError on an unknown one."""
+    """ "finetune,linear" -> names in the order they are run; "none" -> []. Raises ConfigError on an unknown one."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if names == ["none"]:
         return []

@@ -28,12 +28,22 @@ def evaluate_pretext(
     """
     accelerator = context.accelerator
     plan = Plan(
-        samples, decoder.store.keys[samples], batch=min(batch, len(samples)), epochs=repeats, seed=context.seed + _STREAM,
-        shuffle=False, rank=accelerator.process_index, world=accelerator.num_processes,
-    )  # fmt: skip
+        samples,
+        decoder.store.keys[samples],
+        batch=min(batch, len(samples)),
+        epochs=repeats,
+        seed=context.seed + _STREAM,
+        shuffle=False,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+    )
     task.to(accelerator.device).eval()
     scores, videos = [], []
-    with context.reporter.meter("pretext test", plan.num_steps) as meter, torch.inference_mode(), accelerator.autocast():
+    with (
+        context.reporter.meter("pretext test", plan.num_steps) as meter,
+        torch.inference_mode(),
+        accelerator.autocast(),
+    ):
         for step in ClipLoader(plan, task, decoder, prefetch=context.engine.prefetch):
             out = task(task.views(step.frames_BTHWC, step.params))
             scores += out[task.metric].float().cpu().tolist()

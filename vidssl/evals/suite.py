@@ -21,6 +21,7 @@ from . import features, linear, retrieval
 from .classify import Classify
 from .statistics import wilson_interval
 
+
 @dataclass
 class Target:
     """What the evaluations are made on: rows of the training and the test split, and the number of classes."""
@@ -40,7 +41,10 @@ def open_target(decoder: Decoder) -> Target:
     store = decoder.store
     name = store.path.name
     train, test = training_rows(store, "all"), store.indices("test")
-    advice = "Choose another with --target, give the folder a train.csv and test.csv (path,label), or leave out with --eval none."
+    advice = (
+        "Choose another with --target, give the folder a train.csv and a test.csv (path,label), or leave the "
+        "evaluations out with --eval none."
+    )
     if (store.labels < 0).any():
         raise DataError(f"data set {name!r} has no labels, and evaluations need them. {advice}")
     if not len(test) or not len(store.indices("train")):
@@ -73,12 +77,20 @@ class Suite:
         """Trains everything on the training split, then tests on evenly spaced clips with mean softmax."""
         torch.manual_seed(self.spec.seed)
         task = Classify(copy.deepcopy(self.backbone), self.clip, Classify.Args(self.target.num_classes))
-        trained = Trainer("finetune", task, self.spec.finetune, self.target.decoder, self.target.train, self.context).fit()
+        trained = Trainer(
+            "finetune", task, self.spec.finetune, self.target.decoder, self.target.train, self.context
+        ).fit()
         task.eval()
         probabilities = features.per_clip(
-            task.probabilities, self.target.decoder, self.target.test, self.clip, self.spec.eval.clips,
-            self.spec.eval.batch, self.context, "finetune test",
-        )  # fmt: skip
+            task.probabilities,
+            self.target.decoder,
+            self.target.test,
+            self.clip,
+            self.spec.eval.clips,
+            self.spec.eval.batch,
+            self.context,
+            "finetune test",
+        )
         return {**self._scores(probabilities.mean(axis=1)), "train": trained}
 
     def linear(self) -> dict[str, Any]:
@@ -99,9 +111,10 @@ class Suite:
             **{f"top{k}": hits[k] for k in ks},
             "chance": {f"top{k}": chance[k] for k in ks},
             "interval": list(wilson_interval(hits[1], len(queries))),
-            "gallery": len(gallery), "queries": len(queries),
+            "gallery": len(gallery),
+            "queries": len(queries),
             **({"left_out": f"k = {left_out}: the gallery has {len(gallery)} videos"} if left_out else {}),
-        }  # fmt: skip
+        }
 
     def _both(self) -> tuple[np.ndarray, np.ndarray]:
         if self._features is None:
@@ -110,9 +123,15 @@ class Suite:
 
     def _extract(self, rows: np.ndarray, split: str) -> np.ndarray:
         return features.video_features(
-            self.backbone, self.target.decoder, rows, self.clip, self.spec.eval.clips, self.spec.eval.batch,
-            self.context, f"features {split}",
-        )  # fmt: skip
+            self.backbone,
+            self.target.decoder,
+            rows,
+            self.clip,
+            self.spec.eval.clips,
+            self.spec.eval.batch,
+            self.context,
+            f"features {split}",
+        )
 
     def _scores(self, probabilities_VK: np.ndarray) -> dict[str, Any]:
         labels = self.target.labels[self.target.test]

@@ -23,11 +23,14 @@ def task_rows() -> list[dict[str, Any]]:
             levels[f"C{level}"] = create_task(name, backbone, complexity=level).chance()
         rows.append(
             {
-                "name": name, "group": task.group, "contrastive": task.contrastive,
+                "name": name,
+                "group": task.group,
+                "contrastive": task.contrastive,
                 "frames_needed": create_task(name, backbone).request().min_frames,
-                "chance": [f"{key} {value:.3f}" for key, value in levels.items()], "paper": task.paper,
+                "chance": [f"{key} {value:.3f}" for key, value in levels.items()],
+                "paper": task.paper,
             }
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -47,11 +50,14 @@ def backbone_rows() -> list[dict[str, Any]]:
         bare = num_parameters(network)
         rows.append(
             {
-                "name": name, "parameters": bare, "with_400_classes": bare + 400 * (network.feature_dim + 1),
-                "gmac": counter.get_total_flops() / 2e9, "feature": network.feature_dim,
+                "name": name,
+                "parameters": bare,
+                "with_400_classes": bare + 400 * (network.feature_dim + 1),
+                "gmac": counter.get_total_flops() / 2e9,
+                "feature": network.feature_dim,
                 "last_map": "x".join(map(str, shape[1:])),
             }
-        )  # fmt: skip
+        )
     return rows
 
 

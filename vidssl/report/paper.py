@@ -9,7 +9,15 @@ from typing import Any
 
 from ..spec import RunSpec
 
-_COLUMNS = {"rotnet": "Rot", "vcop": "VCOP", "prp": "PRP", "vmae": "V-MAE", "cvrl": "CVRL", "tdl": "TDL", "rspnet": "RSP"}
+_COLUMNS = {
+    "rotnet": "Rot",
+    "vcop": "VCOP",
+    "prp": "PRP",
+    "vmae": "V-MAE",
+    "cvrl": "CVRL",
+    "tdl": "TDL",
+    "rspnet": "RSP",
+}
 _ROWS = {"shufflenet": "Shuffle", "r21d": "R21D"}
 
 
@@ -34,10 +42,15 @@ def published(spec: RunSpec) -> tuple[float | None, str]:
     """
     differs = []
     wanted = {
-        "source": (spec.data.source, "k400"), "subset": (spec.data.subset, "50k"), "target": (spec.data.target, "ucf101"),
-        "frames": (spec.data.frames, 16), "size": (spec.data.size, 112), "pre-training epochs": (spec.pretrain.epochs, 200),
-        "fine-tuning epochs": (spec.finetune.epochs, 100), "test clips": (spec.eval.clips, 10),
-    }  # fmt: skip
+        "source": (spec.data.source, "k400"),
+        "subset": (spec.data.subset, "50k"),
+        "target": (spec.data.target, "ucf101"),
+        "frames": (spec.data.frames, 16),
+        "size": (spec.data.size, 112),
+        "pre-training epochs": (spec.pretrain.epochs, 200),
+        "fine-tuning epochs": (spec.finetune.epochs, 100),
+        "test clips": (spec.eval.clips, 10),
+    }
     for what, (ours, theirs) in wanted.items():
         if str(ours) != str(theirs):
             differs.append(f"{what} {ours}, the paper's {theirs}")

@@ -14,13 +14,21 @@ from .paper import published
 def run_table(summary: dict[str, Any]) -> Table:
     """Measured value, its 95 % interval and chance for every stage of a run, all in percent."""
     spec = summary["spec"]
-    table = Table(title=f"{spec['task']['name']} on {spec['backbone']['name']}, {spec['data']['source']} -> {spec['data']['target']}")
-    for heading, justify in (("stage", "left"), ("measure", "left"), ("%", "right"), ("95 % interval", "right"),
-                             ("chance", "right"), ("seconds", "right"), ("clips/s", "right")):  # fmt: skip
+    task, backbone, data = spec["task"]["name"], spec["backbone"]["name"], spec["data"]
+    table = Table(title=f"{task} on {backbone}, {data['source']} -> {data['target']}")
+    for heading, justify in (
+        ("stage", "left"),
+        ("measure", "left"),
+        ("%", "right"),
+        ("95 % interval", "right"),
+        ("chance", "right"),
+        ("seconds", "right"),
+        ("clips/s", "right"),
+    ):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
     pretrain, evals = summary["pretrain"], summary["evals"]
-    table.add_row(*_row("pretrain", f"{pretrain['metric']} ({pretrain['tested_on']})", pretrain, pretrain["value"], pretrain["chance"],
-                        pretrain["clips_per_second"]))  # fmt: skip
+    measure, speed = f"{pretrain['metric']} ({pretrain['tested_on']})", pretrain["clips_per_second"]
+    table.add_row(*_row("pretrain", measure, pretrain, pretrain["value"], pretrain["chance"], speed))
     for name in ("finetune", "linear"):
         if name in evals:
             result = evals[name]
@@ -30,8 +38,14 @@ def run_table(summary: dict[str, Any]) -> Table:
         result = evals["retrieval"]
         for index, (key, chance) in enumerate(result["chance"].items()):
             first = index == 0
-            table.add_row("retrieval" if first else "", f"top-{key.removeprefix('top')}", _percent(result[key]),
-                          _interval(result) if first else "", _percent(chance), f"{result['seconds']:.0f}" if first else "")  # fmt: skip
+            table.add_row(
+                "retrieval" if first else "",
+                f"top-{key.removeprefix('top')}",
+                _percent(result[key]),
+                _interval(result) if first else "",
+                _percent(chance),
+                f"{result['seconds']:.0f}" if first else "",
+            )
     return table
 
 
@@ -42,15 +56,26 @@ def show_run(summary: dict[str, Any], console: Console) -> None:
     if value is not None and "finetune" in summary["evals"]:
         ours = 100 * summary["evals"]["finetune"]["top1"]
         console.print(f"paper, fine-tuning ({where}): {value:.1f}; ours {ours:.1f}; difference {ours - value:+.1f}")
-        console.print("protocol that the paper leaves open: optimizer, learning rate, batch (design notes in the README)")
+        console.print(
+            "protocol that the paper leaves open: optimizer, learning rate, batch (design notes in the README)"
+        )
     else:
         console.print(where, soft_wrap=True)
     console.print(f"{summary['seconds']:.0f} s; everything in {summary['directory']}", soft_wrap=True)
 
 
-def _row(stage: str, measure: str, result: dict[str, Any], value: float, chance: float, speed: float | None) -> tuple[str, ...]:
-    return (stage, measure, _percent(value), _interval(result), _percent(chance), f"{result['seconds']:.0f}",
-            f"{speed:.1f}" if speed else "")  # fmt: skip
+def _row(
+    stage: str, measure: str, result: dict[str, Any], value: float, chance: float, speed: float | None
+) -> tuple[str, ...]:
+    return (
+        stage,
+        measure,
+        _percent(value),
+        _interval(result),
+        _percent(chance),
+        f"{result['seconds']:.0f}",
+        f"{speed:.1f}" if speed else "",
+    )
 
 
 def _percent(value: float) -> str:

@@ -88,7 +88,8 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def forward(self, views: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Returns `loss` (scalar), the metric as a float tensor [B] with one value a sample, and what else is logged."""
+        """Returns `loss` (scalar), the metric as a float tensor [B] with one value a sample, and what else is "
+        "logged."""
         raise NotImplementedError
 
     def chance(self) -> float:
