@@ -1,0 +1,129 @@
+"""Crop, resize, flip and rotation of whole clips: one parameter set a clip, applied to all its frames.
+
+The picture is the store's (171x128 by default). The crop's side is 112/128 of its height, the ratio of the whole field
+(112 of 128, 70 of 80), and is then resized to the side that the network takes. Without rotation and resize the result
+is an exact slice of the pixels. With rotation everything is one sampling pass for all frames of a clip; where the crop
+is much larger than the network's picture it is first made smaller with a filter that does not alias.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from ..errors import ConfigError
+
+CROP_OF_HEIGHT = 112 / 128
+
+_BILINEAR_UP_TO = 1.25
+"""Shrinking by more than this, plain bilinear sampling would alias."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square of each clip's picture: `top`, `left` int64 [B] and `side` in pixels; `flip` bool [B]: mirrored."""
+
+    top: torch.Tensor
+    left: torch.Tensor
+    flip: torch.Tensor
+    side: int
+
+
+def crop_side(height: int, width: int | None = None) -> int:
+    """The side in pixels of the square crop out of a picture of this height (112 of 128, 70 of 80)."""
+    side = round(height * CROP_OF_HEIGHT)
+    return side if width is None else min(side, width)
+
+
+def centre_clip(frames_BTHWC: torch.Tensor, size: int) -> torch.Tensor:
+    """uint8 frames -> float [B, 3, T, size, size] in [0, 1]: the centre crop, resized if need be. For evaluations."""
+    height, width = frames_BTHWC.shape[2:4]
+    side = crop_side(height, width)
+    top, left = round((height - side) / 2), round((width - side) / 2)
+    x = to_clip(frames_BTHWC[:, :, top : top + side, left : left + side])
+    return resize(x, size).div_(255)
+
+
+def to_clip(frames_BTHWC: torch.Tensor) -> torch.Tensor:
+    """uint8 frames -> float [B, 3, T, H, W], still 0 to 255."""
+    return frames_BTHWC.permute(0, 4, 1, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
+
+
+def resize(x_BCTHW: torch.Tensor, size: int) -> torch.Tensor:
+    """Each frame to size x size, bilinear, antialiased when it shrinks. The same size gives x itself."""
+    if x_BCTHW.shape[-2:] == (size, size):
+        return x_BCTHW
+    flat = x_BCTHW.flatten(1, 2)
+    flat = F.interpolate(flat, (size, size), mode="bilinear", align_corners=False, antialias=True)
+    return flat.unflatten(1, x_BCTHW.shape[1:3])
+
+
+def offsets(u_B: torch.Tensor, room: int) -> torch.Tensor:
+    """int64 [B] in [0, room], each as likely, from numbers in [0, 1)."""
+    return (u_B * (room + 1)).long().clamp_(max=room)
+
+
+def crop_flip(frames_BTHWC: torch.Tensor, crop: Crop) -> torch.Tensor:
+    """Each clip's own square of pixels: exact, uint8 [B, T, side, side, 3]."""
+    if frames_BTHWC.device.type != "cpu":
+        return _gather_crop(frames_BTHWC, crop)
+    side = crop.side
+    corners = zip(frames_BTHWC, crop.top.tolist(), crop.left.tolist(), strict=True)
+    clips = [clip_THWC[:, y : y + side, x : x + side] for clip_THWC, y, x in corners]
+    return torch.stack([clip.flip(2) if flip else clip for clip, flip in zip(clips, crop.flip.tolist(), strict=True)])
+
+
+def _gather_crop(frames_BTHWC: torch.Tensor, crop: Crop) -> torch.Tensor:
+    # The same without asking the device for the offsets, which would make the host wait for it.
+    batch = torch.arange(len(frames_BTHWC), device=frames_BTHWC.device)[:, None, None]
+    run = torch.arange(crop.side, device=frames_BTHWC.device)
+    rows = (crop.top[:, None] + run)[:, :, None]
+    columns = (crop.left[:, None] + torch.where(crop.flip[:, None], crop.side - 1 - run, run))[:, None, :]
+    return frames_BTHWC.permute(0, 2, 3, 1, 4)[batch, rows, columns].permute(0, 3, 1, 2, 4)
+
+
+def warp(frames_BTHWC: torch.Tensor, crop: Crop, degrees_B: torch.Tensor, size: int) -> torch.Tensor:
+    """Rotates the picture about its centre, crops, mirrors and resizes, in one bilinear sampling pass.
+
+    Args:
+        frames_BTHWC: uint8.
+        crop: of the rotated picture.
+        degrees_B: counter-clockwise. What the picture does not cover is black.
+        size: side of the result in pixels.
+
+    Returns float [B, 3, T, size, size], 0 to 255.
+    """
+    height, width = frames_BTHWC.shape[2:4]
+    x = to_clip(frames_BTHWC)
+    if crop.side / size > _BILINEAR_UP_TO:
+        smaller = (round(height * size / crop.side), round(width * size / crop.side))
+        flat = F.interpolate(x.flatten(1, 2), smaller, mode="bilinear", align_corners=False, antialias=True)
+        x = flat.unflatten(1, x.shape[1:3])
+    theta = _sampling_matrix(crop, degrees_B, height, width)
+    grid = F.affine_grid(theta, [len(x), 1, size, size], align_corners=False)
+    # channels and frames share the grid, so it is computed, and its neighbours found, once a clip
+    out = F.grid_sample(x.flatten(1, 2), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return out.unflatten(1, x.shape[1:3])
+
+
+def _sampling_matrix(crop: Crop, degrees_B: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """float32 [B, 2, 3]: from output coordinates in [-1, 1] to picture coordinates in [-1, 1] (torch's convention)."""
+    radians = torch.deg2rad(degrees_B.float())
+    cos, sin = radians.cos(), radians.sin()
+    mirror = 1 - 2 * crop.flip.float()
+    half = crop.side / 2
+    # the crop's centre, from the picture's centre, in pixels
+    x0 = crop.left.float() + (half - width / 2)
+    y0 = crop.top.float() + (half - height / 2)
+    rows = [
+        torch.stack([half * mirror * cos, -half * sin, x0 * cos - y0 * sin], -1) * (2 / width),
+        torch.stack([half * mirror * sin, half * cos, x0 * sin + y0 * cos], -1) * (2 / height),
+    ]
+    return torch.stack(rows, 1)
+
+
+def check_size(size: int) -> None:
+    if not 1 <= size <= 1024:
+        raise ConfigError(f"clip size {size} is outside 1 to 1024 pixels; usual: 64, 112, 224.")
