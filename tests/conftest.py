@@ -44,10 +44,8 @@ def quiet() -> Reporter:
 def _tiny_store(source: Path, folder: Path, format: str) -> Path:
     from vidssl.data.prep import prepare
 
-    store = folder / format
-    prepare(
-        source=source, name=format, store_dir=store, format=format, short_side=48, workers=1, progress=Reporter(quiet=True)
-    )  # fmt: skip
+    store, quiet = folder / format, Reporter(quiet=True)
+    prepare(source=source, name=format, store_dir=store, format=format, short_side=48, workers=1, progress=quiet)
     return store
 
 
