@@ -1,0 +1,118 @@
+"""Each benchmark runs: a script that no test runs dies in the next refactor. And the harness tells the truth."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name != "common.py")
+
+
+@pytest.fixture(scope="module")
+def common() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("benchmarks_common", BENCHMARKS / "common.py")
+    assert spec is not None and spec.loader is not None  # noqa: PT018
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def result_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict]:
+    """Runs a script once for all tests that look at its result."""
+
+    @cache
+    def run(script: str) -> dict:
+        folder = tmp_path_factory.mktemp("bench")
+        command = [sys.executable, str(BENCHMARKS / script), "--smoke", "--out", str(folder / "result.json")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=folder)
+        assert done.returncode == 0, done.stderr[-2000:]
+        result = json.loads(done.stdout.splitlines()[-1])
+        assert result == json.loads((folder / "result.json").read_text())
+        return result
+
+    return run
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_benchmark_runs_in_seconds_and_ends_with_its_result(script, result_of):
+    result = result_of(script)
+    assert result["smoke"] is True
+    assert {"cpu", "cores", "load", "python", "packages", "commit", "gpu"} <= set(result["environment"])
+    timed = {row["name"]: row for row in result["rows"] if not row["error"]}
+    assert result["baseline"] in timed
+    unit = result["unit"]
+    assert all(row[f"cpu_ms_per_{unit}"]["median"] > 0 for row in timed.values())
+    assert all("cpu_ratio" in row for name, row in timed.items() if name != result["baseline"])
+
+
+def test_decode_times_the_same_work_for_all(result_of):
+    """The embedded set's originals and its stores show the same pictures, so nobody is timed on less work."""
+    result = result_of("decode.py")
+    assert {"pyav, h264 store", "jpeg, mjpeg store", "raw memmap"} <= set(result["agreement"])
+    assert max(result["agreement"].values()) < 8
+    failed = {row["name"]: row["error"] for row in result["rows"] if row["error"]}
+    assert set(failed) <= {"dali, h264 store", "dali, mjpeg store"}
+
+
+def test_a_failing_candidate_is_a_row_and_the_others_go_on(common, tmp_path, capsys):
+    def cannot_open():
+        raise OSError("no such\n  device")
+
+    def fails_later():
+        def call(number: int) -> int:
+            if number == 2:
+                raise ValueError("third time")
+            return 1
+
+        return call
+
+    table = [
+        common.Candidate("works", lambda: lambda number: 1),
+        common.Candidate("closed", cannot_open),
+        common.Candidate("breaks", fails_later),
+    ]
+    options = argparse.Namespace(smoke=False, iterations=5, out=None)
+    assert common.run(options, "test", table, "step", "works") == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    errors = {row["name"]: row["error"] for row in result["rows"]}
+    assert errors == {"works": "", "closed": "OSError: no such device", "breaks": "ValueError: third time"}
+    assert common.run(options, "test", table[1:2], "step", "closed") == 1
+
+
+def test_ratios_are_pair_by_pair_and_candidates_take_turns(common):
+    """A machine that becomes five times slower half-way must not change the ratio."""
+    order: list[str] = []
+
+    def sleeper(name: str, milliseconds: float):
+        def call(number: int) -> int:
+            order.append(name)
+            time.sleep(milliseconds / 1000 * (5 if number >= 4 else 1))
+            return 2
+
+        return call
+
+    table = [common.Candidate("slow", lambda: sleeper("slow", 8)), common.Candidate("fast", lambda: sleeper("fast", 2))]
+    rows = common.measure(table, iterations=8, warm_up=0)
+    assert order[2:] == ["slow", "fast"] * 8  # after one opening call each
+    result = common.report("test", rows, "step", "slow", {})
+    assert 2.4 < result["rows"][1]["wall_ratio"]["median"] < 4.4
+    assert 3.5 < rows[0].wall[0] < 8  # two units a call
+
+
+def test_processor_time_counts_threads_and_finished_children(common):
+    before = common.cpu_seconds()
+    subprocess.run([sys.executable, "-c", "sum(range(3_000_000))"], check=True)
+    assert common.cpu_seconds() - before > 0.02
