@@ -1,4 +1,4 @@
-"""prep as a whole: every odd file ends as it must, stores read back, growing and changing a source, labels, mistakes."""
+"""prep as a whole: odd files, stores that read back, growing and changing sources, labels, mistakes."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ def test_changed_file_and_changed_label_are_done_again(tiny_source: Path, tmp_pa
     assert len(opened) == len(set(opened.ids)) == 12
     assert opened.frames[opened.ids.index("left/0.mp4")] == 13
     assert len(members(store)) == 12
-    extradata = b"\x01" + bytes(3) + b"\xff\xe0\x00"  # lengths of 4 bytes and no parameter sets: those are in the packets
+    extradata = b"\x01" + bytes(3) + b"\xff\xe0\x00"  # no parameter sets: those are in the packets
     assert decode_slice(opened, opened.ids.index("left/0.mp4"), 0, 12, extradata).shape == (13, 48, 64, 3)
     now = hashes(store, "shards")
     assert {name: now[name] for name in before} == before
@@ -314,9 +314,12 @@ def bad_source(kind: str, folder: Path) -> Path:
         (folder / "a.mp4").write_bytes(b"")
         (folder / "b.mp4").write_text("no video")
     tables = {
-        "no columns": b"file,class\na.mp4,x\n", "ragged": b"path,label\na,b.mp4,x\n", "latin1": b"path,label\n\xe4.mp4,x\n",
-        "outside": b"path,label\n../a.mp4,x\n", "twice": b"path,label\na.mp4,x\na.mp4,y\n",
-    }  # fmt: skip
+        "no columns": b"file,class\na.mp4,x\n",
+        "ragged": b"path,label\na,b.mp4,x\n",
+        "latin1": b"path,label\n\xe4.mp4,x\n",
+        "outside": b"path,label\n../a.mp4,x\n",
+        "twice": b"path,label\na.mp4,x\na.mp4,y\n",
+    }
     if kind in tables:
         (folder / "train.csv").write_bytes(tables[kind])
     return folder
@@ -375,8 +378,13 @@ def test_summary_is_json(tiny_source: Path, tmp_path: Path) -> None:
 def test_replacing_is_all_or_nothing(tmp_path: Path) -> None:
     file = tmp_path / "a"
     file.write_text("old")
-    with pytest.raises(VidsslError), replacing(file) as temporary:
-        temporary.write_text("half")
-        raise VidsslError("stop")
+
+    def half_write() -> None:
+        with replacing(file) as temporary:
+            temporary.write_text("half")
+            raise VidsslError("stop")
+
+    with pytest.raises(VidsslError):
+        half_write()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert file.read_text() == "old"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,10 @@ def finish(running: subprocess.Popen[str]) -> tuple[int, str, str]:
 def wait_for(condition: Any, running: subprocess.Popen[str]) -> None:
     while not condition() and running.poll() is None:
         time.sleep(0.005)
+
+
+def holds_lock(store: Path, pid: str) -> bool:
+    return (store / ".lock").exists() and (store / ".lock").read_text() == pid
 
 
 def staged(store: Path) -> int:
@@ -193,7 +198,7 @@ def test_terminated_stops_cleanly(source: Path, program: Path, undisturbed: dict
     store = tmp_path / "store"
     for number in (signal.SIGTERM, signal.SIGINT):
         running = start(program, source, store)
-        wait_for(lambda: (store / ".lock").exists() and (store / ".lock").read_text() == str(running.pid), running)
+        wait_for(partial(holds_lock, store, str(running.pid)), running)
         wait_for(lambda: staged(store) >= 2, running)
         running.send_signal(number)
         code, _, err = finish(running)

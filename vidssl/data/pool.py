@@ -117,8 +117,9 @@ class WorkerPool:
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(theirs, self._function), daemon=True)
-        # A process inherits what is blocked: Ctrl-C at the terminal is for us, we end the others in order.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # A process inherits what is blocked: Ctrl-C at the terminal is for us, we end the others in order. SIGTERM
+        # waits too, or it could leave a process half started; the new process lets it through again.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             process.start()
         finally:
@@ -167,7 +168,7 @@ class WorkerPool:
 
 def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     with suppress(BrokenPipeError):
         pipe.send((True, None))  # ready: from now on, what happens happens because of a task
     while True:

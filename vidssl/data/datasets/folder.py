@@ -70,8 +70,8 @@ def _from_tables(source: Path, tables: list[Path], found: dict[str, Path]) -> Li
             before = listed.get(video.id)
             if before is not None and replace(before, problem="") != replace(video, problem=""):
                 raise DataError(
-                    f"{place} and {where[video.id]} of {source} name the same video {video.id!r} with different split or "
-                    "label. A video belongs to one split and has one label: remove one of the two lines."
+                    f"{place} and {where[video.id]} of {source} name the same video {video.id!r} with different split "
+                    "or label. A video belongs to one split and has one label: remove one of the two lines."
                 )
             listed.setdefault(video.id, video)
             where.setdefault(video.id, place)
