@@ -162,6 +162,8 @@ def _halve(x: torch.Tensor) -> torch.Tensor:
     """The shortcut's average pool; an odd T is first extended by its last slice (ceil_mode would touch H and W too)."""
     if x.shape[2] % 2:
         x = torch.cat([x, x[:, :, -1:]], 2)
+    if min(x.shape[3:]) < 3:  # a clip of 32 pixels: torch wants three before it pads
+        return F.avg_pool3d(F.pad(x, (1, 1, 1, 1)), (2, 3, 3), stride=2)
     return F.avg_pool3d(x, (2, 3, 3), stride=2, padding=(0, 1, 1))
 
 
