@@ -101,7 +101,7 @@ def test_the_attention_of_a_run_comes_from_its_slice():
     start = drawn.frame_indices[row, 0]
     for position, index in enumerate(drawn.frame_indices[row]):
         if (index - start) // 16 == 2:  # something happens in the third slice only, upper left
-            frames[0, position, 2:10, 8:16] = 20 * ((index - start) % 16)
+            frames[0, position, 2:10, 8:16] = 16 * int((index - start) % 16)
     params = {name: torch.from_numpy(values[row : row + 1]) for name, values in drawn.params.items()}
     attention = task.views(frames, params)["attention_BCGHW"][0]
     assert attention.shape == (3, 8, 32, 32)
@@ -228,7 +228,7 @@ def test_decoder_is_the_originals_at_its_stride():
     expected = 2 * conv(512, 512) + 512 * 4 + 4
     expected += sum(transposed(i) + conv(i, o) for i, o in stages) + transposed(64) + conv(64, 3)
     task = create_task("prp", FakeBackbone(feature_dim=512), ClipSpec())
-    assert num_parameters(task) - num_parameters(task.backbone) == expected == 21_914_893
+    assert num_parameters(task) - num_parameters(task.backbone) == expected == 21_598_541
     assert [tuple(up.kernel_size) for up in task.decoder.up] == [(2, 2, 2)] * 4
     small = Decoder(8, (8, 16, 16), (32, 112, 112), 16)
     assert small(torch.rand(1, 8, 2, 7, 7)).shape == (1, 3, 32, 112, 112)
@@ -273,7 +273,7 @@ def test_chance_level_at_the_start():
 def test_overfits_eight_clips():
     torch.manual_seed(0)
     backbone = create_backbone("shufflenet", width=0.5)
-    clip = ClipSpec(16, 32)
+    clip = ClipSpec(8, 32)
     task = create_task("prp", backbone, clip, decoder_width=1 / 16, head_width=1 / 8, recipe="original")
     drawn = draw(task, 40)
     rows = np.concatenate([np.flatnonzero(drawn.params["step"] == k)[:2] for k in range(4)])
@@ -286,7 +286,7 @@ def test_overfits_eight_clips():
     groups = [{"params": g["params"], "lr": 1e-3 * g["lr_scale"]} for g in task.parameter_groups()]
     optimizer = torch.optim.AdamW(groups)
     first = last = None
-    for _ in range(40):
+    for _ in range(30):
         last = task(views)
         first = first or last
         optimizer.zero_grad()
