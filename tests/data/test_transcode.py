@@ -216,6 +216,15 @@ def test_cut_files_are_damaged(tmp_path: Path, name: str, codec: str, muxer: dic
     assert made.data is None
 
 
+def test_a_cut_last_frame_is_damage(tmp_path: Path) -> None:
+    """The count alone is within what headers get wrong; the last picture is not whole."""
+    file = write_video(tmp_path / "a.mp4", moving_square(50), muxer={"movflags": "faststart"})
+    file.write_bytes(file.read_bytes()[:-8])
+    made = transcode(file, H264)
+    assert made.status == "damaged"
+    assert "frame 49" in made.reason
+
+
 def test_overwritten_payload_is_damaged(tmp_path: Path) -> None:
     file = write_video(tmp_path / "a.mp4", moving_square(60, size=(160, 120)))
     data = bytearray(file.read_bytes())
