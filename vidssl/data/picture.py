@@ -5,7 +5,7 @@
   what a player shows. Rotations that are no multiple of 90 degrees go to the nearest one.
 - Crop and scale come before the transposition: turning 171x128 pixels is cheaper than turning the source's.
 - bicubic with `accurate_rnd+bitexact`, because swscale's fast paths differ between CPU types and the same source is to
-  give the same bytes everywhere; it costs 7 % of the whole.
+  give the same bytes everywhere; it costs nothing that can be measured.
 - Colours become BT.601: limited range for H.264, full range for JPEG (the only range a JPEG has). An unmarked source
   is taken as BT.601 limited, as libav takes it.
 """
@@ -100,6 +100,7 @@ class PictureMaker:
         name = frame.format.name
         full = frame.color_range == _FULL_RANGE or frame.format.is_rgb or name.startswith("yuvj") or name == "pal8"
         graph = av.filter.Graph()
+        graph.threads = 1  # by default it starts one a processor in every worker, for frames this small
         nodes = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=time_base)]
         if recipe.fit == "cover":
             cut = crop_box((frame.width, frame.height), self._aspect, (width, height))
