@@ -13,6 +13,15 @@ from vidssl.tasks.base import ClipSpec
 from vidssl.tasks.prp import Decoder, attended_error, motion_attention
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The maps here are tiny: a second thread only waits, and on a busy machine it waits long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 class FakeBackbone(Backbone):
     """Means over blocks as large as the stride, spread over `feature_dim` channels."""
 

@@ -102,6 +102,8 @@ class PRP(Task):
 
     name = "prp"
     Args: ClassVar[type] = PRPArgs
+    label_param: ClassVar[str] = "step"
+    """Which of `draw`'s parameters is the label (the preview shows every label)."""
 
     def __init__(self, backbone: Backbone, clip: ClipSpec, args: PRPArgs | None = None) -> None:
         super().__init__(backbone, clip)
@@ -195,11 +197,11 @@ class PRP(Task):
         rest = [p for p in self.parameters() if p.requires_grad and all(p is not h for h in head)]
         return [{"params": rest, "lr_scale": 1.0}, {"params": head, "lr_scale": 10.0}]
 
-    def picture(self, views: dict[str, torch.Tensor], names: list[str]) -> Figure:
+    def picture(self, views: dict[str, torch.Tensor], names: list[str], frame_indices_NT: np.ndarray) -> Figure:
         """A figure of what the network sees; see `vidssl.report.preview`."""
         from ..report.preview import preview_prp
 
-        return preview_prp(views, names, dilations=self.dilations)
+        return preview_prp(views, names, frame_indices_NT, self.dilations)
 
 
 def motion_attention(snapshots_BCGNHW: torch.Tensor, low: float, high: float) -> torch.Tensor:
