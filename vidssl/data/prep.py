@@ -75,8 +75,10 @@ class PrepSummary:
     estimated_bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """The one line of `--json`."""
-        return {**self.__dict__, "reasons": dict(sorted(self.reasons.items())), "seconds": round(self.seconds, 3)}
+        """The one line of `--json`; `unlisted` is a number there, with the first names beside it."""
+        unlisted = {"unlisted": len(self.unlisted), "unlisted_first": self.unlisted[:20]}
+        reasons = dict(sorted(self.reasons.items()))
+        return {**self.__dict__, **unlisted, "reasons": reasons, "seconds": round(self.seconds, 3)}
 
 
 def prepare(
