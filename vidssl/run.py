@@ -114,27 +114,32 @@ def resolve(request: Mapping[str, Any], reporter: Reporter, on_gpu: bool, main: 
     return Resolved(spec, source, target, notes)
 
 
-def measure(resolved: Resolved, accelerator: Accelerator, reporter: Reporter) -> RunSpec:
-    """Chooses decoders and memory layout by measurement, on the main process, for all."""
+def measure(resolved: Resolved, accelerator: Accelerator, reporter: Reporter) -> tuple[RunSpec, dict[str, Any]]:
+    """Chooses decoders and memory layout by measurement, on the main process, for all.
+
+    Returns the spec and the figures it was decided by.
+    """
     spec = resolved.spec
     choices: list[Any] = [None]
     if accelerator.is_main_process:
-        data, layout = spec.data, spec.engine.layout
+        data, layout, figures = spec.data, spec.engine.layout, {}
         threads = spec.engine.decode_threads or None
         for key, store in (("decoder", resolved.source), ("target_decoder", resolved.target)):
             if store is not None and getattr(data, key) == "auto":
                 choice = choose_decoder(store, accelerator.device, threads)
                 reporter.say(f"decoder for {store.path.name!r}: {choice.name} ({choice.summary()})")
-                data = replace(data, **{key: choice.name})
+                data = replace(data, **{key: choice.name})  # type: ignore[arg-type]
+                figures[key] = choice.to_dict()
         if layout == "auto":
             build = partial(create_backbone, spec.backbone.name, **spec.backbone.options)
             clip = ClipSpec(spec.data.frames, spec.data.size)
             layout, seconds = faster_layout(build, clip, min(spec.pretrain.batch, 16), accelerator.device)
             shown = ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
             reporter.say(f"memory layout: {layout} (a training pass of the backbone: {shown})")
-        choices = [(data, layout)]
-    data, layout = broadcast_object_list(choices)[0]
-    return replace(spec, data=data, engine=replace(spec.engine, layout=layout))
+            figures["layout_seconds"] = seconds
+        choices = [(data, layout, figures)]
+    data, layout, figures = broadcast_object_list(choices)[0]
+    return replace(spec, data=data, engine=replace(spec.engine, layout=layout)), figures
 
 
 def build_task(spec: RunSpec) -> Task:
@@ -191,11 +196,8 @@ def execute(request: Mapping[str, Any], out: Path | None, reporter: Reporter) ->
     for note in resolved.notes:
         reporter.say(note)
     if stored is None:
-        resolved.spec = measure(resolved, accelerator, reporter)
-        run.begin(
-            to_dict(resolved.spec),
-            _identity(request, resolved.source, resolved.target),
-        )
+        resolved.spec, figures = measure(resolved, accelerator, reporter)
+        run.begin(to_dict(resolved.spec), _identity(request, resolved.source, resolved.target), figures)
     reporter.say(f"run: {run.path}")
     context = Context(accelerator, resolved.spec.engine, run, request_hash(request), resolved.spec.seed, reporter)
     return _stages(resolved, context)
@@ -271,8 +273,8 @@ def evaluate_run(
     data = replace(spec.data, target=on, target_decoder="auto")
     spec = replace(spec, data=data, eval=replace(spec.eval, names=names))
     if kept is None:
-        spec = measure(Resolved(spec, None, store, []), accelerator, reporter)
-        run.begin(to_dict(spec), _identity(request, None, store))
+        spec, figures = measure(Resolved(spec, None, store, []), accelerator, reporter)
+        run.begin(to_dict(spec), _identity(request, None, store), figures)
     else:
         run.require_same(kept, request, request_hash(request))
         kept.pop("identity")

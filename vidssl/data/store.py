@@ -96,7 +96,7 @@ class Store:
         self.label_system = labels
         self.meta = read_meta(self.path)
         table = _read_index(self.path)
-        self.ids: list[str] = table["id"].to_pylist()
+        self.ids = [str(video) for video in table["id"].to_pylist()]
         self.keys = table["key"].to_numpy().astype(np.uint64)
         self.splits = np.array(table["split"].to_pylist(), dtype=str)
         self.frames = table["frames"].to_numpy().astype(np.int64)

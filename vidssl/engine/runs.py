@@ -88,8 +88,10 @@ class RunDirectory:
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise RunError(f"{file} cannot be read ({error}). Choose another folder with --out.") from error
 
-    def begin(self, resolved: dict[str, Any], identity: dict[str, Any]) -> None:
+    def begin(self, resolved: dict[str, Any], identity: dict[str, Any], measured: dict[str, Any]) -> None:
+        """Writes what is to be done before it is done: spec, environment, and what "auto" was decided by."""
         if self.main:
+            write_atomic(self.path / "measured.json", json.dumps(measured, indent=1))
             write_atomic(self.path / "spec.toml", tomli_w.dumps({**resolved, "identity": identity}))
             write_atomic(self.path / "environment.json", json.dumps(environment(), indent=1))
 

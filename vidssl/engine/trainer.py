@@ -111,6 +111,7 @@ class Trainer:
                 self._update(batch.step)
                 self._after_step(batch.step + 1, batch.epoch, clips, waited, meter, stop)
         seconds = time.perf_counter() - begun
+        self.context.accelerator.free_memory()  # else it holds this stage's optimizer until the run ends
         return {
             "steps": self.plan.num_steps,
             "epochs": self.plan.epochs,
