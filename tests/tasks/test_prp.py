@@ -10,7 +10,8 @@ from vidssl.backbones.base import Backbone, num_parameters
 from vidssl.data.plan import uniforms
 from vidssl.errors import ConfigError
 from vidssl.tasks.base import ClipSpec
-from vidssl.tasks.prp import Decoder, attended_error, motion_attention
+from vidssl.tasks.decoder import Decoder, double_and_convolve
+from vidssl.tasks.prp import attended_error, motion_attention
 
 
 @pytest.fixture(autouse=True)
@@ -241,6 +242,17 @@ def test_decoder_is_the_originals_at_its_stride():
     assert [tuple(up.kernel_size) for up in task.decoder.up] == [(2, 2, 2)] * 4
     small = Decoder(8, (8, 16, 16), (32, 112, 112), 16)
     assert small(torch.rand(1, 8, 2, 7, 7)).shape == (1, 3, 32, 112, 112)
+
+
+@pytest.mark.parametrize("cells", [(1, 1, 2), (2, 3, 4)])
+def test_doubling_and_convolving_in_one_step_is_the_same(cells):
+    up, conv = nn.ConvTranspose3d(5, 5, 2, stride=2).double(), nn.Conv3d(5, 3, 3, padding=1).double()
+    x = torch.rand(2, 5, *cells, dtype=torch.float64, requires_grad=True)
+    two, one = conv(up(x)), double_and_convolve(x, up, conv)
+    assert torch.allclose(two, one, atol=1e-12)
+    probe, leaves = torch.rand_like(two), [x, *up.parameters(), *conv.parameters()]
+    for a, b in zip(torch.autograd.grad(two, leaves, probe), torch.autograd.grad(one, leaves, probe), strict=True):
+        assert torch.allclose(a, b, atol=1e-10)
 
 
 @pytest.mark.parametrize("stride", [(8, 16, 16), (2, 32, 32), (16, 32, 32), (2, 16, 16), (1, 4, 4)])

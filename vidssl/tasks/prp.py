@@ -36,6 +36,7 @@ from ..data.sampling import END_POLICIES, extend
 from ..errors import ConfigError, unknown_name
 from ..transforms.augment import CENTRE_ONLY, AugmentationArgs, SharedAugmentation
 from .base import ClipSpec, Draw, Request, Task
+from .decoder import ConvBlock, Decoder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -234,66 +235,6 @@ def attended_error(
     share = share.unflatten(1, (groups, -1))[:, None, :, :, None, None]
     # attention is the same for all frames of a run, so the frames are summed first
     return ((error * share).sum(3) * attention_BCGHW).mean((1, 3, 4)).sum(1).mean()
-
-
-class ConvBlock(nn.Sequential):
-    """3x3x3 convolution (with bias, as in the original), batch norm, ReLU."""
-
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__(SameConv3d(channels_in, channels_out), nn.BatchNorm3d(channels_out), nn.ReLU(inplace=True))
-
-
-class SameConv3d(nn.Conv3d):
-    """nn.Conv3d(channels_in, channels_out, 3, padding=1) that skips the taps which see only padding."""
-
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__(channels_in, channels_out, 3, padding=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.shape[2] == 1:  # the light backbones' maps have one step in time: a third of the work gives the same
-            return F.conv3d(x, self.weight[:, :, 1:2], self.bias, padding=(0, 1, 1))
-        return super().forward(x)
-
-
-class Decoder(nn.Module):
-    """From a map [B, channels, T', H', W'] to pixels [B, 3, *output].
-
-    Each stage doubles by a transposed convolution and halves the channels by a `ConvBlock`; the last stage ends in
-    three channels. The final ReLU keeps pixels at 0 or more. A map that was rounded up (112 / 32 = 4) is cut after
-    each doubling to what the output needs.
-
-    Args:
-        channels: of the map.
-        stride: of the backbone, (T, H, W), powers of two.
-        output: (T, H, W) to make. frames: T of the clip that the map was made of.
-    """
-
-    def __init__(self, channels: int, stride: tuple[int, int, int], output: tuple[int, int, int], frames: int) -> None:
-        super().__init__()
-        factors = (stride[0] * output[0] // frames, stride[1], stride[2])
-        doublings = [f.bit_length() - 1 for f in factors]
-        if any(f != 1 << n for f, n in zip(factors, doublings, strict=True)):
-            raise ConfigError(
-                f"prp: the decoder doubles, and a backbone stride of {stride} is not made of powers of two."
-            )
-        stages = max(doublings)
-        self.up = nn.ModuleList()
-        self.block = nn.ModuleList()
-        self.sizes: list[tuple[int, ...]] = []
-        for left in reversed(range(stages)):
-            # an axis that needs fewer doublings than there are stages has them last, where the maps before stay small
-            factor = (1 + (left < doublings[0]), 1 + (left < doublings[1]), 1 + (left < doublings[2]))
-            self.up.append(nn.ConvTranspose3d(channels, channels, factor, stride=factor))
-            narrower = max(channels // 2, 1) if left else 3
-            self.block.append(ConvBlock(channels, narrower))
-            channels = narrower
-            self.sizes.append(tuple(-(-o // (1 << min(left, n))) for o, n in zip(output, doublings, strict=True)))
-
-    def forward(self, x_BCTHW: torch.Tensor) -> torch.Tensor:
-        x = x_BCTHW
-        for up, block, (frames, height, width) in zip(self.up, self.block, self.sizes, strict=True):
-            x = block(up(x)[:, :, :frames, :height, :width])
-        return x
 
 
 def _scaled(channels: int, width: float) -> int:
