@@ -166,7 +166,8 @@ def show(result: dict[str, Any]) -> None:
             table.add_row(row["name"], *["-"] * 5, f"failed: {row['error']}")
             continue
         cpu, wall = row[f"cpu_ms_per_{unit}"], row[f"wall_ms_per_{unit}"]
-        ratios = [_span(row[key], 1) if key in row else "1" for key in ("cpu_ratio", "wall_ratio")]
+        own = "1" if row["name"] == result["baseline"] else "-"
+        ratios = [_span(row[key], 1) if key in row else own for key in ("cpu_ratio", "wall_ratio")]
         table.add_row(row["name"], _span(cpu, 2), _span(wall, 2), f"{1000 / wall['median']:.0f}", *ratios, row["note"])
     Console(width=max(190, Console().width)).print(table)
 
