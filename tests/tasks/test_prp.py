@@ -279,6 +279,23 @@ def test_with_shufflenet(size):
     assert float(backbone.conv1[0].weight.grad.abs().sum()) > 0
 
 
+def test_forward_is_one_graph():
+    task = make()
+    views = numbered_views(task, draw(task), np.arange(4))
+    compiled = torch.compile(task, backend="eager", fullgraph=True)
+    task.eval()
+    assert compiled(views)["loss"].item() == pytest.approx(task(views)["loss"].item(), rel=1e-5)
+
+
+def test_bfloat16():
+    task = make()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = task(numbered_views(task, draw(task), np.arange(4)))
+    out["loss"].backward()
+    assert out["loss"].dtype == torch.float32
+    assert out["loss"].isfinite()
+
+
 def test_chance_level_at_the_start():
     torch.manual_seed(0)
     task = make()

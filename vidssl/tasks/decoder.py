@@ -72,7 +72,8 @@ class Decoder(nn.Module):
         for up, block, (frames, height, width) in zip(self.up, self.block, self.sizes, strict=True):
             assert isinstance(up, nn.ConvTranspose3d)
             assert isinstance(block, ConvBlock)
-            conv, norm, relu = block
+            conv, norm, relu = block[0], block[1], block[2]
+            assert isinstance(conv, nn.Conv3d)
             doubled = tuple(2 * n for n in x.shape[2:]) == (frames, height, width)
             if x.device.type == "cpu" and doubled and x[:, 0].numel() > 4 * up.in_channels:
                 x = relu(norm(double_and_convolve(x, up, conv)))  # few cells would not repay the work on the kernels
