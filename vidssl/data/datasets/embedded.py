@@ -207,7 +207,7 @@ def _texture(texture, x, y):
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
-def _draw(out, tile, offset, state, shape, texture, colours, noise, noise_start):  # noqa: PLR0917
+def _draw(out, tile, offset, state, shape, texture, colours, noise, noise_start):
     frames, height, width, _ = out.shape
     mask, noise_mask = tile.shape[0] - 1, len(noise) - 1
     canvas = np.empty((height, width, 3), np.float32)
