@@ -17,6 +17,7 @@ import platform
 import subprocess
 import sys
 import tomllib
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     except OSError as error:
         raise output_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def output_error(path: Path, error: OSError) -> EnvironmentProblem:

@@ -1,0 +1,248 @@
+"""A whole run through the command line on tiny videos: exact after SIGKILL, nothing done twice, nothing overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from safetensors.torch import load_file
+
+# a run of seconds: a quarter of the network's width on 16 px
+SMALL = [
+    "--epochs", "3", "--set", "data.size=32", "--set", "backbone.width=0.5", "--set", "pretrain.batch=3",
+    "--set", "task.decoder_width=0.05", "--set", "task.head_width=0.05", "--set", "finetune.epochs=2",
+    "--set", "eval.clips=2",
+    "--set", "eval.pretext_repeats=2", "--set", "engine.layout=contiguous", "--decoder", "pyav",
+    "--set", "engine.checkpoint_every=2", "--set", "engine.log_every=3",
+]  # fmt: skip
+
+
+def vidssl(*words, home):
+    return subprocess.run(
+        command(*words), capture_output=True, text=True, timeout=300, check=False, env=environment(home), **kwargs
+    )
+
+
+def command(*words):
+    return [sys.executable, "-m", "vidssl", *map(str, words)]
+
+
+def environment(home):
+    return {**os.environ, "VIDSSL_HOME": str(home), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def home(tiny_source, tmp_path_factory):
+    """A home with the tiny videos as data set `tiny`: train and test by csv, and `plain` without labels."""
+    home = tmp_path_factory.mktemp("home")
+    source = tmp_path_factory.mktemp("source") / "videos"
+    shutil.copytree(tiny_source, source)
+    files = sorted(path.relative_to(source).as_posix() for path in source.rglob("*.mp4"))
+    for split, part in (("train", [0, 1, 2]), ("test", [3])):
+        rows = [f"{name},{name.partition('/')[0]}" for name in files if int(name.rpartition("/")[2][0]) in part]
+        (source / f"{split}.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+    done = vidssl("prep", "folder", "--source", source, "--name", "tiny", "--short-side", 48, "--json", home=home)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["ok"] == 12
+    plain = tmp_path_factory.mktemp("plain")
+    for number, name in enumerate(files[:4]):
+        shutil.copy(source / name, plain / f"{number}.mp4")
+    assert vidssl("prep", "folder", "--source", plain, "--name", "plain", "--short-side", 48, home=home).returncode == 0
+    return home
+
+
+@pytest.fixture(scope="module")
+def finished(home):
+    """A finished run and what it printed."""
+    out = home / "whole"
+    done = vidssl("run", "--data", "tiny", "--out", out, *SMALL, home=home)
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def log_without_time(out):
+    lines = (out / "log.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "time"} for line in lines]
+
+
+def numbers(out):
+    """The summary without what differs between two equal runs: seconds, speed, place."""
+    summary = json.loads((out / "summary.json").read_text())
+    for part in (summary["pretrain"], *summary["evals"].values(), summary["evals"]["finetune"]["train"]):
+        for key in ("seconds", "clips_per_second", "data_wait", "resumed_at_step"):
+            part.pop(key, None)
+    summary["evals"]["finetune"]["train"] = {
+        k: v for k, v in summary["evals"]["finetune"]["train"].items() if k in ("steps", "epochs", "clips")
+    }
+    return summary["pretrain"], summary["evals"]
+
+
+def test_summary_has_every_number(finished):
+    out, done = finished
+    summary = json.loads((out / "summary.json").read_text())
+    pretrain = summary["pretrain"]
+    assert pretrain["metric"] == "accuracy"
+    assert pretrain["chance"] == 0.25
+    assert pretrain["interval"][0] <= pretrain["value"] <= pretrain["interval"][1]
+    assert pretrain["tested_on"] == "test"
+    assert pretrain["extended_clips"] > 0, "videos of 20 to 31 frames are too short for most dilations"
+    assert {"epochs", "clips_per_second", "data_wait"} <= set(pretrain)
+    assert set(summary["evals"]) == {"finetune", "linear", "retrieval"}
+    assert summary["evals"]["retrieval"]["left_out"].startswith("k = [10, 20, 50]")
+    assert summary["evals"]["finetune"]["chance"] == pytest.approx(1 / 3)
+    assert "too short" in done.stderr
+    assert "no number of the paper" in done.stdout
+    for name in ("spec.toml", "environment.json", "measured.json", "log.jsonl", "model.safetensors"):
+        assert (out / name).stat().st_size > 0
+    record = log_without_time(out)[0]
+    assert {"stage", "step", "epoch", "loss", "accuracy", "chance", "lr"} <= set(record)
+
+
+def test_again_does_nothing_twice(finished, home):
+    out, _ = finished
+    before = {
+        path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != "summary.json"
+    }
+    done = vidssl("run", "--data", "tiny", "--out", out, *SMALL, home=home)
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [0.3, 1.1, 2.5, 4.0, 6.0])
+def test_sigkill_at_any_moment_then_again_equals_never_stopped(finished, home, tmp_path, after):
+    whole, _ = finished
+    out = tmp_path / "cut"
+    words = command("run", "--data", "tiny", "--out", out, *SMALL)
+    process = subprocess.Popen(words, env=environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    started = time.monotonic()
+    while not (out / "spec.toml").exists() and process.poll() is None and time.monotonic() - started < 120:
+        time.sleep(0.02)
+    time.sleep(after)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = vidssl("run", "--data", "tiny", "--out", out, *SMALL, home=home)
+    assert done.returncode == 0, done.stderr
+    assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert log_without_time(out) == log_without_time(whole)
+    pretrain, evals = numbers(out)
+    expected_pretrain, expected_evals = numbers(whole)
+    assert evals == expected_evals
+    assert {k: pretrain[k] for k in ("value", "interval", "clips", "extended_clips")} == {
+        k: expected_pretrain[k] for k in ("value", "interval", "clips", "extended_clips")
+    }
+
+
+def test_sigterm_leaves_a_checkpoint_and_says_how_to_go_on(home, tmp_path):
+    out = tmp_path / "stopped"
+    words = [*SMALL, "--set", "pretrain.epochs=400"]
+    process = subprocess.Popen(
+        command("run", "--data", "tiny", "--out", out, *words), env=environment(home), stderr=subprocess.PIPE, text=True
+    )
+    started = time.monotonic()
+    while not list(out.glob("checkpoints/*.pt")) and process.poll() is None and time.monotonic() - started < 120:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "The same command goes on" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_a_folder_of_another_spec_is_left_alone(finished, home):
+    out, _ = finished
+    before = (out / "spec.toml").read_bytes()
+    done = vidssl("run", "--data", "tiny", "--out", out, *SMALL, "--seed", 1, home=home)
+    assert done.returncode == 2
+    assert "seed: None -> 1" in done.stderr
+    assert "--out" in done.stderr
+    assert (out / "spec.toml").read_bytes() == before
+
+
+def test_a_folder_with_other_files_is_left_alone(home, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    done = vidssl("run", "--data", "tiny", "--out", tmp_path, *SMALL, home=home)
+    assert done.returncode == 2
+    assert "thesis.txt" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_data_without_labels_pretrain_and_say_that_nothing_is_evaluated(home, tmp_path):
+    done = vidssl("run", "--data", "plain", "--out", tmp_path / "run", *SMALL, home=home)
+    assert done.returncode == 0, done.stderr
+    assert "nothing is evaluated" in done.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["evals"] == {}
+    asked = vidssl("run", "--data", "tiny", "--target", "plain", "--out", tmp_path / "other", *SMALL, home=home)
+    assert asked.returncode == 2
+    assert "no labels" in asked.stderr
+    assert "--eval none" in asked.stderr
+
+
+def test_subset_larger_than_the_data(home, tmp_path):
+    done = vidssl("run", "--data", "tiny", "--subset", "50k", "--out", tmp_path / "run", *SMALL, home=home)
+    assert done.returncode == 2
+    assert "9 training videos" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_eval_of_a_finished_run(finished, home):
+    out, _ = finished
+    words = ("eval", out, "--on", "tiny", "--with", "linear,retrieval", "--set", "eval.clips=2")
+    done = vidssl(*words, "--json", home=home)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    ours = json.loads((out / "summary.json").read_text())["evals"]
+    assert summary["evals"]["linear"]["top1"] == ours["linear"]["top1"]
+    assert summary["evals"]["retrieval"]["top5"] == ours["retrieval"]["top5"]
+    kept = (out / "evals" / "tiny" / "stages" / "linear.json").stat().st_mtime_ns
+    assert vidssl(*words, home=home).returncode == 0
+    assert (out / "evals" / "tiny" / "stages" / "linear.json").stat().st_mtime_ns == kept
+
+
+def test_exported_weights_are_the_backbone(finished):
+    out, _ = finished
+    from vidssl import create_backbone
+
+    create_backbone("shufflenet", width=0.5).load_state_dict(load_file(out / "model.safetensors"))
+
+
+def test_a_cut_index_is_named_and_mended_by_prep(home, tmp_path):
+    copied = tmp_path / "home"
+    shutil.copytree(home / "data" / "plain", copied / "data" / "plain")
+    index = copied / "data" / "plain" / "index.parquet"
+    index.write_bytes(index.read_bytes()[:100])
+    done = vidssl("run", "--data", "plain", "--eval", "none", home=copied)
+    assert done.returncode == 2
+    assert "index.parquet" in done.stderr
+    assert "vidssl prep" in done.stderr
+
+
+def test_an_output_that_cannot_be_written(home, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = vidssl("run", "--data", "tiny", "--out", tmp_path / "file" / "run", *SMALL, home=home)
+    assert done.returncode == 2
+    assert "cannot write" in done.stderr
+    assert "--out" in done.stderr
+
+
+def test_preview_writes_a_picture(home, tmp_path):
+    out = tmp_path / "prp.png"
+    done = vidssl("preview", "--task", "prp", "--data", "tiny", "--out", out, "--set", "data.size=32", home=home)
+    assert done.returncode == 0, done.stderr
+    assert out.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_runs_are_listed(finished, home):
+    folder = home / "runs" / "mine"
+    shutil.copytree(finished[0], folder)
+    rows = json.loads(vidssl("list", "runs", "--json", home=home).stdout)
+    assert rows[0]["run"] == "mine"
+    assert rows[0]["state"] == "finished"
+    assert {"pretext", "finetune", "linear", "retrieval"} <= set(rows[0])
+    shutil.rmtree(folder)

@@ -1,0 +1,32 @@
+"""`vidssl preview`: from the command line's words to a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..spec import RunSpec, complete_options, dataclass_options, override, parse_override
+
+
+def preview_verb(task_name: str, data: str, out: Path, samples: int, seed: int, sets: list[str]) -> None:
+    """Draws what the network sees. Raises VidsslError; a mistake in a name is found before anything is prepared."""
+    from ..data import catalog
+    from ..data.decode import open_decoder
+    from ..engine.progress import Reporter
+    from ..tasks import TASKS, create_task
+    from ..tasks.base import ClipSpec
+    from .preview import draw_preview
+
+    spec = override(RunSpec(), {"task.name": task_name, **dict(parse_override(text) for text in sets)})
+    options = complete_options(spec.task, dataclass_options(TASKS.get(spec.task.name).Args), "task").options
+    reporter = Reporter()
+    store = catalog.open_data(data, reporter)
+    # the views need the shape of a clip and no weights, so any small backbone serves
+    task = create_task(spec.task.name, _smallest_backbone(), ClipSpec(spec.data.frames, spec.data.size), **options)
+    decoder = open_decoder("pyav", store)
+    reporter.say(f"wrote {draw_preview(task, store, decoder, out, seed, samples)}")
+
+
+def _smallest_backbone():
+    from ..backbones import create_backbone
+
+    return create_backbone("shufflenet", width=0.5)
