@@ -25,7 +25,7 @@ SMALL = [
 
 def vidssl(*words, home):
     return subprocess.run(
-        command(*words), capture_output=True, text=True, timeout=300, check=False, env=environment(home), **kwargs
+        command(*words), capture_output=True, text=True, timeout=300, check=False, env=environment(home)
     )
 
 
