@@ -9,7 +9,9 @@
 - A group of pictures every 8 frames, no B frames, no scene cuts, fastdecode (no CABAC, no deblocking): a clip decodes
   from the nearest key frame at a tenth of the source's cost. Parameter sets are repeated at every key frame, so that a
   slice of packets is decodable by itself.
-- MJPEG: every packet a whole JPEG at quantiser 3, full range.
+- MJPEG: every packet a whole JPEG at quantiser 6, full range: 2.1 KB a frame and 40.6 dB (3 would be 3.5 KB and 43.9,
+  10 1.8 KB and 38.3), still far above H.264's 34 dB; a smaller JPEG is a faster one (`benchmarks/results/NOTES.md`).
+  The quantiser is fixed from both sides, because libav's MJPEG encoder ignores the quality asked for otherwise.
 - The index (moov) comes first. The muxer writes into memory: whoever stores the bytes sees a full disk as a plain
   OSError of his own write, and a dry run writes nothing.
 """
@@ -25,8 +27,7 @@ import av
 from .picture import Recipe
 
 _LIMITED, _FULL, _BT601 = 1, 2, 6  # libav's numbers of colour ranges and of the colour space SMPTE 170M
-_JPEG_QUANTISER = 3
-_LAMBDA = 118  # libav's unit of quantiser (FF_QP2LAMBDA)
+_JPEG_OPTIONS = {"qmin": "6", "qmax": "6"}
 
 
 class Encoder:
@@ -43,16 +44,13 @@ class Encoder:
         self._out = av.open(self._buffer, "w", format="mp4", options=options, io_open=self._reopen)
         h264 = recipe.format == "h264"
         stream: Any = self._out.add_stream(
-            "libx264" if h264 else "mjpeg", rate=rate, options=_x264_options(recipe.gop) if h264 else None
+            "libx264" if h264 else "mjpeg", rate=rate, options=_x264_options(recipe.gop) if h264 else _JPEG_OPTIONS
         )
         stream.width, stream.height = recipe.coded
         stream.pix_fmt = "yuv420p" if h264 else "yuvj420p"
         context = stream.codec_context
         context.thread_count = 1
         context.color_range, context.colorspace = (_LIMITED if h264 else _FULL), _BT601
-        if not h264:
-            context.qscale = True
-            context.global_quality = _JPEG_QUANTISER * _LAMBDA
         self._stream = stream
         self._frames = 0
 

@@ -168,7 +168,8 @@ class Store:
             self._files.clear()
 
     def __del__(self) -> None:
-        if hasattr(self, "_lock"):
+        # at the interpreter's end `os` may be gone, and the system closes the files anyway
+        if hasattr(self, "_lock") and os is not None and os.close is not None:
             self.close()
 
 
