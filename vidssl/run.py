@@ -31,7 +31,7 @@ from .data.decode.base import Decoder
 from .data.store import Store
 from .engine.progress import Reporter
 from .engine.runs import RunDirectory, write_atomic
-from .engine.setup import build_accelerator, faster_layout, resolve_engine
+from .engine.setup import build_accelerator, faster_layout, keep_freed_memory, resolve_engine
 from .engine.trainer import Context, Trainer
 from .errors import RunError
 from .evals.pretext import evaluate_pretext
@@ -173,6 +173,7 @@ def execute(request: Mapping[str, Any], out: Path | None, reporter: Reporter) ->
         VidsslError: a mistake of the user's, before anything is overwritten.
         Interrupted: asked to stop; a checkpoint is written.
     """
+    keep_freed_memory()
     main = _is_main()
     run = RunDirectory(out or default_directory(request), main)
     stored = run.stored()
@@ -260,6 +261,7 @@ def evaluate_run(
     stored = RunDirectory(folder).stored() or {}
     stored.pop("identity", None)
     spec = override(from_dict(stored), changes)
+    keep_freed_memory()
     main = _is_main()
     store = catalog.open_data(on, reporter, main)
     if spec.preset == "small" and "finetune.epochs" not in changes:

@@ -34,9 +34,7 @@ def pictures(made: Transcoded) -> np.ndarray:
 def corner_colours(frames: np.ndarray) -> list[tuple[int, ...]]:
     """Mean colour near each corner: top left, top right, bottom left, bottom right."""
     last = frames[-1].astype(float)
-    return [
-        tuple(last[y : y + 20, x : x + 20].mean((0, 1)).round().astype(int)) for y in (10, 98) for x in (10, 141)
-    ]
+    return [tuple(last[y : y + 20, x : x + 20].mean((0, 1)).round().astype(int)) for y in (10, 98) for x in (10, 141)]
 
 
 def assert_colours(frames: np.ndarray, expected: list[tuple[int, ...]], tolerance: int = 10) -> None:
@@ -284,3 +282,12 @@ def test_picture_size_may_change_in_mid_stream(tmp_path: Path) -> None:
     frames = pictures(made)
     assert_colours(frames[:10], UPRIGHT)
     assert_colours(frames[10:], UPRIGHT)
+
+
+@pytest.mark.parametrize("recipe", [H264, MJPEG], ids=["h264", "mjpeg"])
+def test_the_picture_reaches_its_last_column_and_the_rest_repeats_it(tmp_path: Path, recipe: Recipe) -> None:
+    bright = np.full((9, 120, 160, 3), 200, np.uint8)
+    made = transcode(write_video(tmp_path / "bright.mp4", bright), recipe)
+    whole = read_rgb(io.BytesIO(made.data)).astype(int)
+    assert whole.shape == (9, 128, 176, 3)
+    assert np.abs(whole - 200).max() <= 6

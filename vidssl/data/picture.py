@@ -3,6 +3,7 @@
 - `cover` cuts the middle of the source to the picture's shape and scales it; `squash` scales without cutting.
 - Pixel aspect and display rotation (the phone's display matrix, flips included) are applied: the stored picture is
   what a player shows. Rotations that are no multiple of 90 degrees go to the nearest one.
+- What the coded frame has beyond the picture repeats the picture's edge.
 - Crop and scale come before the transposition: turning 171x128 pixels is cheaper than turning the source's.
 - bicubic with `accurate_rnd+bitexact`, because swscale's fast paths differ between CPU types and the same source is to
   give the same bytes everywhere; it costs nothing that can be measured.
@@ -68,6 +69,11 @@ def crop_box(size: tuple[int, int], aspect: Fraction, shape: tuple[int, int]) ->
     return cut_width, cut_height, (width - cut_width) // 4 * 2, (height - cut_height) // 4 * 2
 
 
+def _even(size: int) -> int:
+    # chroma is stored for pairs, and libav's pad drops the odd last column: 171 is made as 172, of which 171 are shown
+    return size + size % 2
+
+
 class PictureMaker:
     """Turns frames of one stream into store frames. Rebuilds its graph where the frames change in mid-stream."""
 
@@ -95,7 +101,8 @@ class PictureMaker:
     def _build(self, frame: av.VideoFrame, matrix: tuple[int, int, int, int], time_base: Fraction) -> av.filter.Graph:
         recipe = self._recipe
         transposed = matrix[0] == 0
-        width, height = recipe.picture[::-1] if transposed else recipe.picture
+        even = (_even(recipe.picture[0]), _even(recipe.picture[1]))
+        width, height = even[::-1] if transposed else even
         pixel_format, out_range = ("yuvj420p", "pc") if recipe.format == "mjpeg" else ("yuv420p", "tv")
         name = frame.format.name
         full = frame.color_range == _FULL_RANGE or frame.format.is_rgb or name.startswith("yuvj") or name == "pal8"
@@ -124,7 +131,13 @@ class PictureMaker:
             nodes.append(graph.add("transpose", dir="cclock_flip"))  # (x, y) -> (y, x), nothing else
         across, down = (matrix[2], matrix[1]) if transposed else (matrix[0], matrix[3])
         nodes += [graph.add(flip) for flip, sign in (("hflip", across), ("vflip", down)) if sign < 0]
-        nodes.append(graph.add("pad", w=str(recipe.coded[0]), h=str(recipe.coded[1]), x="0", y="0", color="black"))
+        if even != recipe.coded:
+            right, bottom = recipe.coded[0] - even[0], recipe.coded[1] - even[1]
+            nodes.append(graph.add("pad", w=str(recipe.coded[0]), h=str(recipe.coded[1]), x="0", y="0"))
+            # the edge repeated: black would bleed into the last columns through chroma and the codec's blocks
+            nodes.append(
+                graph.add("fillborders", left="0", top="0", right=str(right), bottom=str(bottom), mode="smear")
+            )
         nodes.append(graph.add("buffersink"))
         graph.link_nodes(*nodes).configure()
         return graph

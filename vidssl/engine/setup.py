@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -11,6 +13,23 @@ from accelerate import Accelerator
 from ..backbones.base import Backbone
 from ..spec import EngineSpec
 from ..tasks.base import ClipSpec
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's <malloc.h>
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep freed memory instead of giving each large tensor's pages back to the kernel.
+
+    Without it every activation of a training step is mapped, cleared and unmapped again: a fifth of a step's time on
+    two cores (benchmarks/results/NOTES.md). The process keeps its peak, which it would reach in the next step anyway.
+    """
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    except (OSError, AttributeError):
+        pass  # another C library: slower, not wrong
 
 
 def resolve_engine(engine: EngineSpec, on_gpu: bool) -> EngineSpec:
@@ -30,7 +49,7 @@ def build_accelerator(engine: EngineSpec) -> Accelerator:
 
 
 def faster_layout(
-    make: type[Backbone] | object, clip: ClipSpec, batch: int, device: torch.device
+    make: Callable[[], Backbone], clip: ClipSpec, batch: int, device: torch.device
 ) -> tuple[str, dict[str, float]]:
     """Times a training pass of a fresh backbone in both memory layouts.
 
@@ -43,7 +62,7 @@ def faster_layout(
     seconds = {}
     with torch.random.fork_rng():
         for layout in ("contiguous", "channels_last"):
-            network = make().to(device)  # type: ignore[operator]
+            network = make().to(device)
             x_BCTHW = torch.rand(batch, 3, clip.frames, clip.size, clip.size, device=device)
             if layout == "channels_last":
                 network = network.to(memory_format=torch.channels_last_3d)
