@@ -21,4 +21,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = sorted(_PUBLIC)
+__all__ = ["ClipRequest", "Plan", "Store", "nested_subsets", "open_decoder", "open_store"]

@@ -136,7 +136,7 @@ class Store:
         return self._keyflags[first : first + self.frames[video]]
 
     def read(self, video: int, first_frame: int, last_frame: int) -> ClipSlice:
-        """Cuts the groups of pictures that hold frames `first_frame` to `last_frame` (both included) out of the shard."""
+        """Cuts the groups of pictures that hold frames `first_frame` to `last_frame` (included) out of the shard."""
         keys = self.key_flags(video)
         start = first_frame - int(np.argmax(keys[first_frame::-1]))
         sizes = self.packet_sizes(video)
@@ -158,7 +158,8 @@ class Store:
                 try:
                     self._files[shard] = os.open(path, os.O_RDONLY)
                 except OSError as error:
-                    raise DataError(f"cannot read shard {path}: {error.strerror}. Prepare the data set again.") from error
+                    advice = "Prepare the data set again."
+                    raise DataError(f"cannot read shard {path}: {error.strerror}. {advice}") from error
             return self._files[shard]
 
     def close(self) -> None:
@@ -187,7 +188,7 @@ def read_meta(path: Path) -> StoreMeta:
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{file} cannot be read ({error}). Prepare the data set again under another --name.") from error
     if meta.version > STORE_VERSION:
-        raise DataError(f"{path} has store version {meta.version}, this vidssl reads up to {STORE_VERSION}: update vidssl.")
+        raise DataError(f"{path} has store version {meta.version}, this vidssl reads up to {STORE_VERSION}: update it.")
     return meta
 
 
@@ -199,8 +200,8 @@ def _read_index(path: Path) -> pa.Table:
         raise DataError(f"{path} is not finished: {file.name} is missing. Run the same `vidssl prep` again.") from None
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"{file} is damaged ({str(error).splitlines()[0]}). Run the same `vidssl prep` again: it rebuilds the index "
-            "from the shards and redoes nothing else."
+            f"{file} is damaged ({str(error).splitlines()[0]}). Run the same `vidssl prep` again: it rebuilds the "
+            "index from the shards and redoes nothing else."
         ) from error
 
 

@@ -14,7 +14,6 @@ from ..backbones.base import Backbone
 from ..spec import EngineSpec
 from ..tasks.base import ClipSpec
 
-
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's <malloc.h>
 
 

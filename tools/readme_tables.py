@@ -1,0 +1,117 @@
+"""Writes the README's tables from the files in benchmarks/results. No number in them is typed.
+
+python tools/readme_tables.py                      rewrites what stands between <!-- table: NAME --> and <!-- end -->
+python tools/readme_tables.py --check              exit status 1 where the README differs from the results
+python tools/readme_tables.py --record RUN         first keeps a finished run's numbers in results
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def newest(pattern: str) -> dict[str, Any]:
+    files = sorted(RESULTS.glob(pattern))
+    if not files:
+        sys.exit(f"no {pattern} in {RESULTS}: run the benchmark with --out first")
+    return {**json.loads(files[-1].read_text()), "file": files[-1].name}
+
+
+def record(run: Path) -> None:
+    """Keeps a run's numbers, with the machine they were made on, as a result file."""
+    summary = json.loads((run / "summary.json").read_text())
+    summary.pop("directory")
+    environment = json.loads((run / "environment.json").read_text())
+    environment.pop("command")
+    stages = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    memory = max(line["time"]["memory_gib"] for line in stages)
+    content = {**summary, "peak_memory_gib": memory, "environment": environment}
+    (RESULTS / f"first_run_cpu_{date.today()}.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def first_run() -> str:
+    """The table a newcomer sees after the README's first command."""
+    run = newest("first_run_cpu_*.json")
+    pretrain, evals, where = run["pretrain"], run["evals"], run["environment"]
+    rows = [
+        ("PRP, which of 4 playback rates (test videos)", pretrain["value"], pretrain["interval"], pretrain["chance"]),
+        (
+            "fine-tuned, top-1 of 8 motions",
+            evals["finetune"]["top1"],
+            evals["finetune"]["interval"],
+            evals["finetune"]["chance"],
+        ),
+        ("linear probe, top-1", evals["linear"]["top1"], evals["linear"]["interval"], evals["linear"]["chance"]),
+        (
+            "retrieval, top-1",
+            evals["retrieval"]["top1"],
+            evals["retrieval"]["interval"],
+            evals["retrieval"]["chance"]["top1"],
+        ),
+    ]
+    lines = ["| the first command, as it stands | % | 95 % interval | chance |", "|---|---|---|---|"]
+    for name, value, (low, high), chance in rows:
+        lines.append(f"| {name} | {100 * value:.1f} | {100 * low:.1f} to {100 * high:.1f} | {100 * chance:.1f} |")
+    lines.append("")
+    lines.append(
+        f"One seed, {run['seconds'] / 60:.1f} minutes of training and testing after the data (under a minute) on "
+        f"{where['cores']} cores ({where['processor']}), {run['peak_memory_gib']:.1f} GiB, "
+        f"{pretrain['clips_per_second']:.0f} clips/s pre-training; `benchmarks/results/{run['file']}`."
+    )
+    return "\n".join(lines)
+
+
+def decode() -> str:
+    """CPU cost of a clip by each reader, with the ratio to the peer."""
+    result = newest("decode_cpu_*.json")
+    lines = ["| reader | CPU ms a clip | times cheaper than the peer |", "|---|---|---|"]
+    for row in result["rows"]:
+        if row["error"]:
+            continue
+        cost, ratio = row["cpu_ms_per_clip"], row.get("cpu_ratio")
+        shown = f"{ratio['median']:.1f} ({ratio['p25']:.1f} to {ratio['p75']:.1f})" if ratio else "the peer"
+        lines.append(f"| {row['name']} | {cost['median']:.2f} ({cost['p25']:.2f} to {cost['p75']:.2f}) | {shown} |")
+    lines.append("")
+    lines.append(
+        f"Median (p25 to p75), {result['threads']} thread, {result['environment']['cpu']}, source `{result['source']}`; "
+        f"`benchmarks/results/{result['file']}`. Raw frames are the ceiling, at 30 to 90 times the bytes."
+    )
+    return "\n".join(lines)
+
+
+TABLES = {"first-run": first_run, "decode": decode}
+
+
+def filled(text: str) -> str:
+    def table(match: re.Match[str]) -> str:
+        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: ([a-z-]+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only compare")
+    parser.add_argument("--record", type=Path, metavar="RUN", help="a finished run of the README's first command")
+    options = parser.parse_args()
+    if options.record:
+        record(options.record)
+    readme = ROOT / "README.md"
+    old = readme.read_text()
+    new = filled(old)
+    if options.check:
+        sys.exit(0 if new == old else "README.md differs from benchmarks/results: run tools/readme_tables.py")
+    readme.write_text(new)
+
+
+if __name__ == "__main__":
+    main()
