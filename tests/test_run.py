@@ -139,6 +139,19 @@ def test_sigkill_at_any_moment_then_again_equals_never_stopped(finished, home, t
     }
 
 
+@pytest.mark.slow
+def test_two_processes_make_one_run(home, tmp_path):
+    out = tmp_path / "two"
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "vidssl", "run"]
+    words += ["--data", "tiny", "--out", str(out), *SMALL, "--set", "pretrain.batch=5"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False, env=environment(home))
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    assert set(summary["evals"]) == {"finetune", "linear", "retrieval"}
+    assert summary["pretrain"]["clips"] == 9 * 3
+    assert [record["step"] for record in log_without_time(out) if record["stage"] == "pretrain"] == [3, 6]
+
+
 def test_sigterm_leaves_a_checkpoint_and_says_how_to_go_on(home, tmp_path):
     out = tmp_path / "stopped"
     words = [*SMALL, "--set", "pretrain.epochs=400"]

@@ -82,8 +82,9 @@ def decode() -> str:
         lines.append(f"| {row['name']} | {cost['median']:.2f} ({cost['p25']:.2f} to {cost['p75']:.2f}) | {shown} |")
     lines.append("")
     lines.append(
-        f"Median (p25 to p75), {result['threads']} thread, {result['environment']['cpu']}, source `{result['source']}`; "
-        f"`benchmarks/results/{result['file']}`. Raw frames are the ceiling, at 30 to 90 times the bytes."
+        f"Median (p25 to p75), {result['threads']} thread, {result['environment']['cpu']}, source "
+        f"`{result['source']}`; `benchmarks/results/{result['file']}`. "
+        "Raw frames are the ceiling, at 30 to 90 times the bytes."
     )
     return "\n".join(lines)
 

@@ -97,12 +97,11 @@ def run(
     reporter = Reporter()
     if dry_run:
         import tomli_w
-        import torch
 
         from .run import resolve
         from .spec import to_dict
 
-        resolved = resolve(request, reporter, torch.cuda.is_available())
+        resolved = resolve(request, reporter)
         for note in resolved.notes:
             reporter.say(note)
         print(tomli_w.dumps(to_dict(resolved.spec)).rstrip())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save
 
@@ -71,15 +70,21 @@ def default_directory(request: Mapping[str, Any]) -> Path:
     return runs_dir() / f"{spec.task.name}-{spec.backbone.name}-{data}-{request_hash(request)}"
 
 
-def resolve(request: Mapping[str, Any], reporter: Reporter, on_gpu: bool, main: bool = True) -> Resolved:
+def processes() -> PartialState:
+    """The processes of this run, before Accelerate is built: its settings are part of what is resolved."""
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
+def resolve(request: Mapping[str, Any], reporter: Reporter) -> Resolved:
     """Fills in everything but what must be measured (decoder, layout). Raises ConfigError, DataError."""
     notes = []
+    on_gpu = torch.cuda.is_available()
     spec = override(RunSpec(), request)
     task, backbone = TASKS.get(spec.task.name), BACKBONES.get(spec.backbone.name)
     source_name = spec.data.source if spec.data.source != "auto" else catalog.default_source()
     if spec.data.source == "auto":
         notes.append(f"no --data given: using {source_name!r}")
-    source = catalog.open_data(source_name, reporter, main)
+    source = _open_data(source_name, reporter)
     rows = catalog.training_rows(source, spec.data.subset)
     target_name, wanted = spec.data.target, spec.eval.names
     if target_name == "auto":
@@ -89,7 +94,7 @@ def resolve(request: Mapping[str, Any], reporter: Reporter, on_gpu: bool, main: 
                 f"{source_name!r} has no labels or no test split: nothing is evaluated on it (choose one with --target)"
             )
             wanted = []
-    target = catalog.open_data(target_name, reporter, main) if wanted else None
+    target = _open_data(target_name, reporter) if wanted else None
     preset = spec.preset
     if preset == "auto":
         embedded = source_name.partition("-")[0] == catalog.EMBEDDED
@@ -112,6 +117,11 @@ def resolve(request: Mapping[str, Any], reporter: Reporter, on_gpu: bool, main: 
         engine=resolve_engine(spec.engine, on_gpu),
     )
     return Resolved(spec, source, target, notes)
+
+
+def _open_data(name: str, reporter: Reporter) -> Store:
+    with processes().main_process_first():  # which prepares the embedded set where it is missing
+        return catalog.open_data(name, reporter)
 
 
 def measure(resolved: Resolved, accelerator: Accelerator, reporter: Reporter) -> tuple[RunSpec, dict[str, Any]]:
@@ -174,13 +184,13 @@ def execute(request: Mapping[str, Any], out: Path | None, reporter: Reporter) ->
         Interrupted: asked to stop; a checkpoint is written.
     """
     keep_freed_memory()
-    main = _is_main()
+    main = processes().is_main_process
+    reporter.quiet = reporter.quiet or not main
     run = RunDirectory(out or default_directory(request), main)
     stored = run.stored()
     if stored is not None:
         run.require_same(stored, dict(request), request_hash(request))
-    on_gpu = torch.cuda.is_available()
-    resolved = resolve(request, reporter, on_gpu, main)
+    resolved = resolve(request, reporter)
     if stored is not None:
         identity = stored.pop("identity")
         resolved.spec = from_dict(stored)
@@ -192,8 +202,6 @@ def execute(request: Mapping[str, Any], out: Path | None, reporter: Reporter) ->
                     "bring the data back as they were."
                 )
     accelerator = build_accelerator(resolved.spec.engine)
-    if not accelerator.is_main_process:
-        reporter.quiet = True
     for note in resolved.notes:
         reporter.say(note)
     if stored is None:
@@ -201,12 +209,15 @@ def execute(request: Mapping[str, Any], out: Path | None, reporter: Reporter) ->
         run.begin(to_dict(resolved.spec), _identity(request, resolved.source, resolved.target), figures)
     reporter.say(f"run: {run.path}")
     context = Context(accelerator, resolved.spec.engine, run, request_hash(request), resolved.spec.seed, reporter)
-    return _stages(resolved, context)
+    summary = _stages(resolved, context)
+    _leave_together()
+    return summary
 
 
-def _is_main() -> bool:
-    # before Accelerate is built: its settings are part of what is being resolved
-    return int(os.environ.get("RANK", "0")) == 0
+def _leave_together() -> None:
+    # a process that ends while another still talks to it is ended by an abort of the C++ side
+    processes().wait_for_everyone()
+    processes().destroy_process_group()
 
 
 def _stages(resolved: Resolved, context: Context) -> dict[str, Any]:
@@ -262,8 +273,9 @@ def evaluate_run(
     stored.pop("identity", None)
     spec = override(from_dict(stored), changes)
     keep_freed_memory()
-    main = _is_main()
-    store = catalog.open_data(on, reporter, main)
+    main = processes().is_main_process
+    reporter.quiet = reporter.quiet or not main
+    store = _open_data(on, reporter)
     if spec.preset == "small" and "finetune.epochs" not in changes:
         videos = len(catalog.training_rows(store, "all"))
         spec = override(spec, {"finetune.epochs": presets.small_preset(spec.task.name, 1, videos)["finetune.epochs"]})
@@ -271,7 +283,6 @@ def evaluate_run(
     run = RunDirectory(folder / "evals" / on.strip("/").replace("/", "_"), main)
     kept = run.stored()
     accelerator = build_accelerator(spec.engine)
-    reporter.quiet = reporter.quiet or not accelerator.is_main_process
     data = replace(spec.data, target=on, target_decoder="auto")
     spec = replace(spec, data=data, eval=replace(spec.eval, names=names))
     if kept is None:
@@ -284,7 +295,9 @@ def evaluate_run(
     context = Context(accelerator, spec.engine, run, request_hash(request), spec.seed, reporter)
     backbone = create_backbone(spec.backbone.name, **spec.backbone.options)
     load_backbone(backbone, folder / "model.safetensors")
-    return _summarise(spec, backbone, pretrain, _evaluate(backbone, store, spec, context), context)
+    summary = _summarise(spec, backbone, pretrain, _evaluate(backbone, store, spec, context), context)
+    _leave_together()
+    return summary
 
 
 def _pretrain(task: Task, decoder: Decoder, spec: RunSpec, context: Context) -> dict[str, Any]:

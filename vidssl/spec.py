@@ -81,7 +81,7 @@ class EngineSpec:
         precision: "fp32", "bf16" or "auto" (bf16 on a GPU).
         compile: "on", "off" or "auto" (on a GPU).
         layout: "channels_last", "contiguous" or "auto" (both are timed).
-        checkpoint_every: steps between checkpoints; 0 means one at the end of each epoch.
+        checkpoint_every: steps between checkpoints; 0 means at the end of an epoch when the last is a minute old.
         log_every: steps between log lines; 0 means about fifty lines a stage.
         decode_threads: 0 for one a processor.
         prefetch: batches decoded ahead.

@@ -165,7 +165,7 @@ def test_no_labels(tiny_source: Path, tmp_path: Path) -> None:
 
 def test_tables_with_label_systems(tiny_source: Path, tmp_path: Path) -> None:
     source = copy(tiny_source, tmp_path / "source")
-    odd_name = "right/comma, \"quote\" & ünï.mp4"
+    odd_name = 'right/comma, "quote" & ünï.mp4'
     (source / "right/3.mp4").rename(source / odd_name)
     left = {"label": "go, left", "label:shape": "square", "label:speed": "slow"}
     train = [{"path": f"left/{n}.mp4", **left} for n in range(3)]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from vidssl.engine import checkpoint
 from vidssl.engine.progress import Reporter
@@ -129,12 +130,12 @@ def test_each_video_once_an_epoch_through_the_loader(tmp_path):
 
 
 def test_truncated_checkpoint_is_named_and_nothing_is_lost(tmp_path):
-    train(tmp_path)
+    train(tmp_path, checkpoint_every=4)
     newest = checkpoint.list_checkpoints(tmp_path / "checkpoints", "pretrain")[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
     before = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     with pytest.raises(RunError, match=newest.name):
-        train(tmp_path)
+        train(tmp_path, checkpoint_every=4)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == before
     newest.unlink()
     whole, _ = train(tmp_path / "whole")
@@ -146,7 +147,68 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path):
         train(tmp_path, stage=StageSpec(epochs=3, batch=4, lr=1e30))
 
 
-def test_only_the_newest_two_checkpoints_stay(tmp_path):
+def test_bf16_trains_near_fp32(tmp_path):
+    # what a GPU does by default, on a CPU: same clips, rounded arithmetic, weights kept in fp32
+    stage = StageSpec(epochs=2, batch=4, lr=0.05)
+    whole, _ = train(tmp_path / "fp32", stage=stage)
+    task = toy_task()
+    shared = context(tmp_path / "bf16")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    shared.accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    Trainer("pretrain", task, stage, ToyDecoder(toy_store()), np.arange(13), shared).fit()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert all(p.dtype == torch.float32 for p in task.parameters())
+    assert not equal(whole, task), "bf16 was asked for and not used"
+    for a, b in zip(whole.parameters(), task.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0.1, atol=0.05)
+
+
+@pytest.mark.slow
+def test_compiled_trains_as_eager_and_its_checkpoints_fit_both(tmp_path):
+    stage = StageSpec(epochs=2, batch=4, lr=0.05)
+
+    def plain():
+        task = toy_task()
+        task.head[0] = torch.nn.Identity()  # a compiled dropout draws other numbers
+        return task
+
+    eager = plain()
+    Trainer("pretrain", eager, stage, ToyDecoder(toy_store()), np.arange(13), context(tmp_path / "eager")).fit()
+    compiled = plain()
+    shared = context(tmp_path / "compiled")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    shared.accelerator = Accelerator(cpu=True, dynamo_backend="inductor")
+    Trainer("pretrain", compiled, stage, ToyDecoder(toy_store()), np.arange(13), shared).fit()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    for a, b in zip(eager.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    state = torch.load(checkpoint.list_checkpoints(tmp_path / "compiled" / "checkpoints", "pretrain")[-1])
+    assert state["model"].keys() == eager.state_dict().keys()
+
+
+def test_a_pass_too_small_for_batch_norm_says_so(tmp_path):
+    task = toy_task()
+    task.backbone.conv.stride = (4, 8, 8)  # one value a channel is left of one clip
+    with pytest.raises(RunError, match=r"pretrain\.batch"):
+        Trainer(
+            "pretrain", task, StageSpec(epochs=1, batch=1), ToyDecoder(toy_store()), np.arange(3), context(tmp_path)
+        ).fit()
+
+
+def test_the_newest_two_checkpoints_stay_until_the_end(tmp_path):
+    with pytest.raises(Killed):
+        train(tmp_path, KilledDecoder(toy_store(), 40), checkpoint_every=1)
+    assert len(list((tmp_path / "checkpoints").glob("*.pt"))) == 2
     train(tmp_path, checkpoint_every=1)
-    assert len(list((tmp_path / "checkpoints").glob("*.pt"))) == checkpoint.KEEP
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["pretrain-00000016.pt"]
+
+
+def test_by_default_an_epochs_end_is_saved_when_a_minute_has_passed(tmp_path, monkeypatch):
+    saved = []
+    whole = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *args: saved.append(args[2]) or whole(*args))
+    train(tmp_path / "quick")
+    assert saved == [16]
+    monkeypatch.setattr("vidssl.engine.trainer.CHECKPOINT_SECONDS", 0.0)
+    train(tmp_path / "slow")
+    assert saved == [16, 4, 8, 12, 16]

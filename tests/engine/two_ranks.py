@@ -39,6 +39,7 @@ def main() -> None:
     name = f"world{accelerator.num_processes}-rank{accelerator.process_index}"
     (folder / f"{name}.json").write_text(json.dumps({"seen": seen, "tested": tested}))
     torch.save(task.state_dict(), folder / f"{name}.pt")
+    accelerator.wait_for_everyone()
     accelerator.end_training()
 
 

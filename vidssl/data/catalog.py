@@ -39,7 +39,7 @@ def default_source() -> str:
     return "k400" if "k400" in prepared() else EMBEDDED
 
 
-def open_data(name: str, reporter: Reporter, main: bool = True) -> Store:
+def open_data(name: str, reporter: Reporter) -> Store:
     """Opens a data set by name. Raises DataError with the names there are."""
     if "/" in name:
         return open_store(Path(name).expanduser())
@@ -47,7 +47,7 @@ def open_data(name: str, reporter: Reporter, main: bool = True) -> Store:
         return open_store(stores_dir() / name)
     base, dash, system = name.rpartition("-")
     if name.partition("-")[0] == EMBEDDED:
-        if EMBEDDED not in prepared() and main:
+        if EMBEDDED not in prepared():
             reporter.say("data set 'embedded' is not prepared yet: rendering and encoding it (about a minute)")
             prepare_embedded(reporter)
         if name == EMBEDDED:

@@ -1,4 +1,7 @@
-"""Checkpoints: model, optimizer, position, random states and running sums of one stage; the newest two are kept."""
+"""Checkpoints: model, optimizer, position, random states and running sums of one stage.
+
+The newest two of a stage are kept, and the last alone of a finished one.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,6 @@ import torch
 from ..errors import RunError
 from .runs import write_atomic
 
-KEEP = 2
-
 
 def path_of(directory: Path, stage: str, step: int) -> Path:
     return directory / f"{stage}-{step:08d}.pt"
@@ -26,13 +27,13 @@ def list_checkpoints(directory: Path, stage: str) -> list[Path]:
     return sorted(p for p in directory.glob("*.pt") if pattern.fullmatch(p.name)) if directory.is_dir() else []
 
 
-def save(directory: Path, stage: str, step: int, state: dict[str, Any]) -> Path:
-    """Writes a checkpoint whole or not at all, then removes all but the newest two of the stage."""
+def save(directory: Path, stage: str, step: int, state: dict[str, Any], keep: int = 2) -> Path:
+    """Writes a checkpoint whole or not at all, then removes all but the newest `keep` of the stage."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     path = path_of(directory, stage, step)
     write_atomic(path, buffer.getvalue())
-    for old in list_checkpoints(directory, stage)[:-KEEP]:
+    for old in list_checkpoints(directory, stage)[:-keep]:
         old.unlink()
     return path
 

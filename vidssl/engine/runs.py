@@ -3,7 +3,7 @@
 spec.toml          the resolved spec, and under [identity] the hashes of the request and the data, written before step 0
 environment.json   versions and machine
 log.jsonl          one line an interval; all but the field `time` is the same, bit for bit, in every repetition on a CPU
-checkpoints/       STAGE-STEP.pt, the newest two of each stage
+checkpoints/       STAGE-STEP.pt, the newest two of a stage, the last of a finished one
 stages/STAGE.json  the result of a finished stage; its being there means done
 model.safetensors  the backbone after pre-training
 summary.json       every number a table needs

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 
 from ..data.decode.base import Decoder
 from ..data.loader import Batch, ClipLoader
@@ -33,6 +33,8 @@ from .optim import build_optimizer, learning_rate, set_learning_rate
 from .progress import Meter, Reporter
 from .runs import RunDirectory
 from .signals import Interrupted, StopRequest, stop_on_signals
+
+CHECKPOINT_SECONDS = 60.0
 
 
 @dataclass
@@ -80,10 +82,11 @@ class Trainer:
         self.model, self.optimizer = accelerator.prepare(task, optimizer)
         self.directory = Path(context.run.path) / "checkpoints"
         self.sums: defaultdict[str, torch.Tensor | float] = defaultdict(float)
+        self._note = ""
         self.num_extended = 0
         self.num_clips = 0
         self._log_every = context.engine.log_every or max(1, self.plan.num_steps // 50)
-        self._checkpoint_every = context.engine.checkpoint_every or self.plan.steps_per_epoch
+        self._saved_at = time.monotonic()
 
     def fit(self) -> dict[str, Any]:
         """Trains to the end. Returns what the stage's summary needs; raises Interrupted if asked to stop."""
@@ -111,6 +114,7 @@ class Trainer:
                 self._update(batch.step)
                 self._after_step(batch.step + 1, batch.epoch, clips, waited, meter, stop)
         seconds = time.perf_counter() - begun
+        counts = gather_object([[self.num_extended, self.num_clips]])
         self.context.accelerator.free_memory()  # else it holds this stage's optimizer until the run ends
         return {
             "steps": self.plan.num_steps,
@@ -118,8 +122,8 @@ class Trainer:
             "seconds": seconds,
             "clips_per_second": clips / seconds if clips else None,
             "data_wait": waited / seconds if clips else None,
-            "extended_clips": self.num_extended,
-            "clips": self.num_clips,
+            "extended_clips": sum(extended for extended, _ in counts),
+            "clips": sum(clips for _, clips in counts),
             "resumed_at_step": start,
         }
 
@@ -140,7 +144,15 @@ class Trainer:
             self.sums[key] += value.detach().double().mean() * count
 
     def _loss_backward(self, views: dict[str, torch.Tensor], batch: Batch) -> dict[str, torch.Tensor]:
-        out = self.model(views)
+        try:
+            out = self.model(views)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise RunError(
+                f"{self.name}: a pass of {len(batch.samples)} clip is too small for batch norm. Take a larger "
+                f"--set {self.name}.batch or engine.micro_batch, fewer processes, or more videos."
+            ) from error
         # processes average their gradients, so each counts by its share of the step's samples
         share = len(batch.samples) * self.plan.world / batch.step_size
         self.context.accelerator.backward(out["loss"] * share)
@@ -157,13 +169,23 @@ class Trainer:
         note = ""
         if done % self._log_every == 0 or done == self.plan.num_steps:
             note = self._log(done, epoch, clips, waited, meter)
-        meter.update(done, note or getattr(self, "_note", ""))
-        self._note = note or getattr(self, "_note", "")
+        self._note = note or self._note
+        meter.update(done, self._note)
         number = self._agreed_stop(stop)
-        if done % self._checkpoint_every == 0 or done == self.plan.num_steps or number:
+        if done == self.plan.num_steps or number or self._checkpoint_due(done):
             self._save(done)
         if number and done < self.plan.num_steps:
             raise Interrupted(number, f"{self.name}, step {done} of {self.plan.num_steps}")
+
+    def _checkpoint_due(self, done: int) -> bool:
+        every = self.context.engine.checkpoint_every
+        if every:
+            return done % every == 0
+        if done % self.plan.steps_per_epoch:
+            return False
+        # the clock of one process decides for all; when a checkpoint is written changes no result
+        due = [time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS]
+        return bool(broadcast_object_list(due)[0])
 
     def _agreed_stop(self, stop: StopRequest) -> int:
         # a signal reaches processes at different steps; all must leave at the same one
@@ -225,8 +247,10 @@ class Trainer:
             [{key: torch.as_tensor(value, dtype=torch.float64).cpu() for key, value in self.sums.items()}]
         )
         counts = gather_object([[self.num_extended, self.num_clips]])
+        self._saved_at = time.monotonic()
         if not accelerator.is_main_process:
             return
+        keep = 1 if step == self.plan.num_steps else 2
         checkpoint.save(
             self.directory,
             self.name,
@@ -241,6 +265,7 @@ class Trainer:
                 "sums": sums,
                 "counts": counts,
             },
+            keep,
         )
 
     def _restore(self) -> int:
