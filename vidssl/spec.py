@@ -104,8 +104,9 @@ class RunSpec:
     task: Named = field(default_factory=lambda: Named("prp"))
     backbone: Named = field(default_factory=lambda: Named("shufflenet"))
     data: DataSpec = field(default_factory=DataSpec)
-    # PRP's published recipe, 2.3: SGD 0.01, batch 8; the benchmark's lengths, 1.1: 200 and 100 epochs
-    pretrain: StageSpec = field(default_factory=lambda: StageSpec(epochs=200, schedule="cosine"))
+    # the benchmark's lengths; optimizer, rate and batch it does not state: a task's `recipe` has its own paper's
+    pretrain: StageSpec = field(default_factory=lambda: StageSpec(epochs=200))
+    # VCOP's fine-tuning (SGD 1e-3, constant), the benchmark's lineage
     finetune: StageSpec = field(default_factory=lambda: StageSpec(epochs=100, lr=1e-3, schedule="constant"))
     eval: EvalSpec = field(default_factory=EvalSpec)
     engine: EngineSpec = field(default_factory=EngineSpec)

@@ -103,6 +103,17 @@ class PRP(Task):
 
     name = "prp"
     Args: ClassVar[type] = PRPArgs
+    group = "ST"
+    paper = "Yao, Liu, Luo, Zhou, Ye, CVPR 2020"
+    # The original lowers its rate when a held-out loss stands still for 50 of 300 epochs; a cosine needs no held-out set
+    # and no count of its own, and ends where that ends.
+    recipe: ClassVar[dict[str, Any]] = {
+        "pretrain.optimizer": "sgd",
+        "pretrain.lr": 0.01,
+        "pretrain.weight_decay": 5e-4,
+        "pretrain.batch": 8,
+        "pretrain.schedule": "cosine",
+    }
     label_param: ClassVar[str] = "step"
     """Which of `draw`'s parameters is the label (the preview shows every label)."""
 
