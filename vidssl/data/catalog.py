@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from ..engine.progress import Reporter
 from ..errors import DataError
 from ..home import stores_dir
-from .store import Store, open_store, read_meta
+from .store import Store, StoreMeta, open_store, read_meta
 from .subset import nested_subsets, parse_size
 
 if TYPE_CHECKING:
@@ -77,8 +77,10 @@ def prepare_embedded(
 ) -> PrepSummary:
     """Renders the embedded set (once) and prepares it like any other data."""
     from .datasets import embedded
-    from .prep import prepare
+    from .prep import check_settings, prepare
 
+    short_side = short_side or EMBEDDED_SHORT_SIDE
+    check_settings(StoreMeta(name, format, fit, short_side), workers)  # before the rendering, which takes its time
     source = stores_dir().parent / "sources" / EMBEDDED
     with reporter.meter("render", embedded.NUM_TRAIN + embedded.NUM_TEST) as meter:
         embedded.render(source, workers, lambda done, total: meter.update(done))
@@ -86,7 +88,7 @@ def prepare_embedded(
         source=source,
         name=name,
         subset=subset,
-        short_side=short_side or EMBEDDED_SHORT_SIDE,
+        short_side=short_side,
         fit=fit,
         format=format,
         workers=workers,

@@ -120,7 +120,7 @@ def prepare(
     progress = progress or Reporter()
     gop, codec = (8, "h264") if format == "h264" else (1, format)
     meta = StoreMeta(name, format, fit, short_side, gop, codec)
-    _check(meta, workers, shard_videos)
+    check_settings(meta, workers, shard_videos)
     workers = workers or len(os.sched_getaffinity(0))
     source, store = Path(source), Path(store_dir) if store_dir else stores_dir() / name
     _check_same_settings(store, meta)
@@ -166,7 +166,8 @@ def prepare(
     return summary
 
 
-def _check(meta: StoreMeta, workers: int | None, shard_videos: int) -> None:
+def check_settings(meta: StoreMeta, workers: int | None, shard_videos: int = 1) -> None:
+    """Raises ConfigError for a setting that is not possible, with the legal ones."""
     name, format, fit, short_side = meta.name, meta.format, meta.fit, meta.short_side
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise ConfigError(f"name {name!r} is not possible. Legal: letters, digits, and . _ + - after the first.")

@@ -105,8 +105,8 @@ class PRP(Task):
     Args: ClassVar[type] = PRPArgs
     group = "ST"
     paper = "Yao, Liu, Luo, Zhou, Ye, CVPR 2020"
-    # The original lowers its rate when a held-out loss stands still for 50 of 300 epochs; a cosine needs no held-out set
-    # and no count of its own, and ends where that ends.
+    # The original lowers its rate when a held-out loss stands still for 50 of 300 epochs; a cosine needs no held-out
+    # set and ends where that ends.
     recipe: ClassVar[dict[str, Any]] = {
         "pretrain.optimizer": "sgd",
         "pretrain.lr": 0.01,
