@@ -34,7 +34,6 @@ PACKAGES = (
     "accelerate",
     "av",
     "nvidia-dali-cuda130",
-    "kornia",
     "numba",
     "numpy",
     "simplejpeg",
