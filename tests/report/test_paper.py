@@ -1,0 +1,52 @@
+"""The paper's number stands beside ours where the protocol is the paper's, and only there."""
+
+from __future__ import annotations
+
+import pytest
+
+from vidssl.presets import small_preset
+from vidssl.report.paper import cell, published, tables
+from vidssl.spec import RunSpec, override
+
+PROTOCOL = {"data.source": "k400", "data.subset": "50k", "data.target": "ucf101"}
+
+
+def test_all_published_cells_are_there():
+    assert len(tables()) == 127
+    assert cell(1, "R21D", "RSP") == 78.0
+    assert cell(1, "Shuffle", "V-MAE") is None
+    assert cell(2, "10k", "Rot") == 37.6
+
+
+def test_the_papers_protocol_gets_the_papers_number():
+    value, where = published(override(RunSpec(), PROTOCOL))
+    assert value == 21.9
+    assert where == "table 1, Shuffle / PRP"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("data.source", "embedded", "source embedded, the paper's k400"),
+        ("data.subset", "30k", "subset 30k"),
+        ("data.size", 64, "size 64, the paper's 112"),
+        ("pretrain.epochs", 50, "pre-training epochs 50, the paper's 200"),
+        ("finetune.epochs", 10, "fine-tuning epochs 10"),
+        ("backbone.name", "mobilenet", "no cell for prp on mobilenet"),
+    ],
+)
+def test_any_other_gets_none_and_says_what_differs(key, value, says):
+    number, why = published(override(RunSpec(), {**PROTOCOL, key: value}))
+    assert number is None
+    assert says in why
+
+
+def test_the_small_preset_is_never_the_papers_protocol():
+    spec = override(RunSpec(), {**PROTOCOL, **small_preset("prp", 50_000, 9537)})
+    assert published(spec)[0] is None
+
+
+def test_the_small_preset_sees_as_many_clips_whatever_the_data():
+    for videos in (190, 480, 50_000):
+        epochs = small_preset("prp", videos, videos)["pretrain.epochs"]
+        assert epochs == 1 or 4300 < epochs * videos < 5300
