@@ -28,7 +28,7 @@ from .prepared import manifest as read_manifest
 from .prepared import prep as run_prep
 
 PROGRAM = """
-import resource, sys, time
+import resource, signal, sys, time
 from pathlib import Path
 from vidssl.data import work
 from vidssl.data.prep import prepare
@@ -42,6 +42,8 @@ def slowly(*words, real=work.stage):
 work.stage = slowly  # here, where the spawned workers see it too
 
 if __name__ == "__main__":
+    # a shell's background job, and so all it starts, ignores Ctrl-C unless told otherwise
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if len(sys.argv) > 3:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
     try:
