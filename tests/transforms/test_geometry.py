@@ -59,9 +59,10 @@ def test_warp_is_bilinear_sampling(moving_frames, size):
 
 
 def test_warp_turns_the_way_torchvision_does(moving_frames):
-    rotate = pytest.importorskip("torchvision.transforms.v2.functional").rotate
+    transforms = pytest.importorskip("torchvision.transforms.v2")
+    rotate, bilinear = transforms.functional.rotate, transforms.InterpolationMode.BILINEAR
     frames = moving_frames()
-    want = rotate(to_clip(frames).flatten(1, 2), 8.0, interpolation="bilinear")[:, :, 2:37, 5:40].unflatten(1, (3, 3))
+    want = rotate(to_clip(frames).flatten(1, 2), 8.0, interpolation=bilinear)[:, :, 2:37, 5:40].unflatten(1, (3, 3))
     crop = Crop(torch.full((2,), 2), torch.full((2,), 5), torch.zeros(2, dtype=torch.bool), 35)
     got = warp(frames, crop, torch.full((2,), 8.0), 35)
     # torchvision's grid is off by less than a hundredth of a pixel, and differs where black begins
