@@ -224,7 +224,8 @@ class _Pass:
             result.reason = "no frame of it decodes" + (f": {self._trouble[0]}" if self._trouble else "")
         elif self._trouble or missing:
             result.status = "damaged"
-            more = f", and {len(self._trouble) - 1} further errors" if len(self._trouble) > 1 else ""
+            further = len(self._trouble) - 1
+            more = f", and {further} further error{'s' * (further > 1)}" if further else ""
             of_promised = f" of {promised}" if promised else ""
             result.reason = missing or f"{self._trouble[0]}{more}; {self._frames}{of_promised} frames decode"
         else:
