@@ -270,7 +270,10 @@ def _show(rows: list[dict[str, Any]], as_json: bool, empty: str = "nothing", col
         return
     there = dict.fromkeys(key for row in rows for key in row)
     keys = [key for key in columns or there if key in there]
-    table = Table(*[key.replace("_", " ") for key in keys])
+    table = Table()
+    for key in keys:
+        # names are there to be typed again: broken over two lines rather than cut
+        table.add_column(key.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*[_cell(row.get(key)) for key in keys])
     Console().print(table)
