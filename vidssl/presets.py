@@ -15,7 +15,7 @@ FINETUNE_CLIPS = 2880
 
 SMALL: dict[str, Any] = {
     "data.size": 64,
-    # some hundred steps are too few for SGD at the published rates; AdamW needs no tuning to the head's 0.1 of the loss
+    # AdamW, because it does not mind that the head has a tenth of the loss; SGD was not tuned (NOTES.md)
     "pretrain.batch": 16,
     "pretrain.optimizer": "adamw",
     "pretrain.lr": 1e-3,
