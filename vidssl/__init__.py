@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "create_backbone": ".backbones",
     "list_backbones": ".backbones",
+    "load_weights": ".backbones.weights",
     "create_task": ".tasks",
     "list_tasks": ".tasks",
     "VidsslError": ".errors",
@@ -24,4 +25,12 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["VidsslError", "__version__", "create_backbone", "create_task", "list_backbones", "list_tasks"]
+__all__ = [
+    "VidsslError",
+    "__version__",
+    "create_backbone",
+    "create_task",
+    "list_backbones",
+    "list_tasks",
+    "load_weights",
+]
