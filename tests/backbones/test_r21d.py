@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from vidssl.backbones.base import num_parameters
 from vidssl.backbones.r21d import R2Plus1D
@@ -19,15 +18,12 @@ def weightless():
         return R2Plus1D().eval()
 
 
-@pytest.mark.parametrize(("blocks", "parameters", "gmac"), [(1, 14_365_303, 21.362), (2, 33_178_423, 42.171)])
-def test_counts_and_cost_of_the_sheet(blocks, parameters, gmac):
+@pytest.mark.parametrize(("blocks", "parameters"), [(1, 14_365_303), (2, 33_178_423)])
+def test_counts_and_biases_of_the_sheet(blocks, parameters):
     with torch.device("meta"):
         net = R2Plus1D(blocks=blocks).eval()
     assert num_parameters(net) == parameters
     assert all(m.bias is None for m in net.modules() if isinstance(m, nn.Conv3d))
-    with FlopCounterMode(display=False) as counter:
-        net(torch.empty(1, 3, 16, 112, 112, device="meta"))
-    assert round(counter.get_total_flops() / 2e9, 3) == gmac
 
 
 def test_every_convolution_has_the_middle_width_of_its_own_channels(weightless):

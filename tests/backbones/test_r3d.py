@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.video import r3d_18
 
 from vidssl.backbones import create_backbone
@@ -21,18 +20,12 @@ def weightless():
         return R3D().eval()
 
 
-@pytest.mark.parametrize(
-    ("blocks", "parameters", "norms", "gmac"), [(1, 14_361_792, 12, 19.887), (2, 33_166_272, 20, 40.696)]
-)
-def test_counts_and_cost_of_the_sheet(blocks, parameters, norms, gmac):
+@pytest.mark.parametrize(("blocks", "parameters"), [(1, 14_361_792), (2, 33_166_272)])
+def test_counts_and_biases_of_the_sheet(blocks, parameters):
     with torch.device("meta"):
         net = R3D(blocks=blocks).eval()
     assert num_parameters(net) == parameters
-    assert sum(isinstance(m, nn.BatchNorm3d) for m in net.modules()) == norms
     assert all(m.bias is None for m in net.modules() if isinstance(m, nn.Conv3d))
-    with FlopCounterMode(display=False) as counter:
-        net(torch.empty(1, 3, 16, 112, 112, device="meta"))
-    assert round(counter.get_total_flops() / 2e9, 3) == gmac
 
 
 def test_key_names_are_vcops(weightless):

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from vidssl.backbones import create_backbone
 from vidssl.backbones.base import num_parameters
@@ -21,15 +20,11 @@ def weightless(**options):
         return SqueezeNet(**options).eval()
 
 
-@pytest.mark.parametrize(("version", "parameters", "gmac"), [("1.1", 1_837_760, 0.898), ("1.0", 1_931_968, 5.637)])
-def test_counts_and_cost_of_the_sheet(version, parameters, gmac):
+@pytest.mark.parametrize(("version", "parameters"), [("1.1", 1_837_760), ("1.0", 1_931_968)])
+def test_counts_and_biases_of_the_sheet(version, parameters):
     net = weightless(version=version)
     assert num_parameters(net) == parameters
-    assert sum(isinstance(m, nn.BatchNorm3d) for m in net.modules()) == 25
     assert all(m.bias is not None for m in net.modules() if isinstance(m, nn.Conv3d))
-    with FlopCounterMode(display=False) as counter:
-        net(torch.empty(1, 3, 16, 112, 112, device="meta"))
-    assert round(counter.get_total_flops() / 2e9, 3) == gmac
 
 
 @pytest.mark.parametrize(
