@@ -46,6 +46,7 @@ def test_published_counts(size, norm, parameters, gmac, feature, norms):
     layer_norms = [m for m in net.modules() if isinstance(m, nn.LayerNorm)]
     assert len(layer_norms) == norms
     assert {m.eps for m in layer_norms} == {1e-6}
+    assert {block.attn.heads for block in net.blocks} == {feature // 64}  # no count sees the heads
 
 
 def test_default_is_base():
