@@ -13,7 +13,7 @@ What differs: the classifier is left out (a task or an evaluation brings its own
 The original fails below 16 frames, because a unit's shortcut halves an odd T downwards while its branch halves it
 upwards; here an odd T is extended by its last slice before the shortcut's pool. Nothing changes at multiples of 16.
 
-On a CPU the same sums are done in a cheaper order (see `DepthwiseConv3d` and `ShuffleNet.forward`): a training step
+On a CPU the same sums are done in a cheaper order (see `DepthwiseConv3d` and `ShuffleNet.feature_map`): a training step
 of 16 clips of 16x64x64 takes a third less processor time than in the plain order.
 """
 
@@ -25,6 +25,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from .base import Backbone
+from .depthwise import DepthwiseConv3d
 
 BASE_WIDTHS = {
     1: (24, 144, 288, 567),
@@ -44,14 +45,18 @@ class ShuffleNet(Backbone):
     Args:
         width: multiplies every number of channels. 2.0 is the benchmark's.
         groups: 1, 2, 3, 4 or 8, of the pointwise convolutions.
+        input: see `Backbone`.
 
     Raises ConfigError where the groups are none of these, or do not divide the channels that the width makes.
     """
 
     stride = (16, 32, 32)
+    origin = "Zhang et al., CVPR 2018; okankop/Efficient-3DCNNs"
+    variants = ({"width": 0.5}, {"width": 1.0}, {"width": 1.5})
+    public_input = "efficient3d"
 
-    def __init__(self, width: float = 2.0, groups: int = 3) -> None:
-        super().__init__()
+    def __init__(self, width: float = 2.0, groups: int = 3, input: str = "unit") -> None:
+        super().__init__(input)
         stem, *stages = _channels(width, groups)
         self.groups = groups
         self.width = width
@@ -66,7 +71,7 @@ class ShuffleNet(Backbone):
         units = [f"layer{stage}.{unit}" for stage, count in enumerate(UNITS, 1) for unit in range(count)]
         self.taps = ("conv1", "maxpool", *units)
 
-    def forward(self, x_BCTHW: torch.Tensor) -> torch.Tensor:
+    def feature_map(self, x_BCTHW: torch.Tensor) -> torch.Tensor:
         if x_BCTHW.device.type == "cpu":
             # Channels innermost is this network's faster layout on a CPU; three channels cost next to nothing to turn.
             x_BCTHW = x_BCTHW.contiguous(memory_format=torch.channels_last_3d)
@@ -104,48 +109,6 @@ class Unit(nn.Module):
         if self.stride == 1:
             return F.relu(out + x, inplace=True)
         return F.relu(torch.cat([out, _halve(x)], 1), inplace=True)
-
-
-class DepthwiseConv3d(nn.Conv3d):
-    """nn.Conv3d(channels, channels, 3, stride, padding=1, groups=channels, bias=False), with a second way on a CPU.
-
-    oneDNN computes the weight gradient of a 3D depthwise convolution some ten times slower than that of 2D ones, and
-    a 3x3x3 kernel is three 3x3 kernels over neighbouring frames, summed. With channels innermost the frames of a clip
-    fold into the batch without a copy. It pays while training and where the map is small; else the 3D call stays.
-    """
-
-    frame_wise_up_to = 256
-    """Positions T * H * W of a map up to which the second way is the faster one (measured, see the class)."""
-
-    def __init__(self, channels: int, stride: int) -> None:
-        super().__init__(channels, channels, 3, stride=stride, padding=1, groups=channels, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.training and x.device.type == "cpu" and x[0, 0].numel() <= self.frame_wise_up_to:
-            return frame_wise(x, self.weight, self.stride[0])
-        return super().forward(x)
-
-
-def frame_wise(x_BCTHW: torch.Tensor, weight_C1333: torch.Tensor, stride: int) -> torch.Tensor:
-    """The depthwise 3x3x3 convolution (padding 1) as a sum of 2D depthwise convolutions over the frames."""
-    channels, length = x_BCTHW.shape[1:3]
-    frames = x_BCTHW.transpose(1, 2)
-
-    def spatial(frames_BTCHW: torch.Tensor, tap: int) -> torch.Tensor:
-        weight = weight_C1333[:, :, tap]
-        y = F.conv2d(frames_BTCHW.flatten(0, 1), weight, stride=stride, padding=1, groups=channels)
-        return y.unflatten(0, frames_BTCHW.shape[:2])
-
-    # Output t sums frame stride * t under the middle tap, the frame before it under tap 0, the one after under tap 2.
-    out = spatial(frames[:, ::stride], 1)
-    before = frames[:, stride - 1 :: stride][:, : out.shape[1] - 1]
-    after = frames[:, 1::stride]
-    if before.shape[1]:
-        out = out + F.pad(spatial(before, 0), (0, 0, 0, 0, 0, 0, 1, 0))
-    if after.shape[1]:
-        out = out + F.pad(spatial(after, 2), (0, 0, 0, 0, 0, 0, 0, out.shape[1] - after.shape[1]))
-    assert out.shape[1] == -(-length // stride)
-    return out.transpose(1, 2)
 
 
 def shuffle(x_BCTHW: torch.Tensor, groups: int) -> torch.Tensor:
