@@ -49,11 +49,13 @@ class Candidate:
         open: makes it ready and returns what is timed: a call with the number of the iteration, returning the units
             of work it did. Whatever `open` raises becomes the row's error.
         note: what a reader must know of it.
+        against: the row that its ratio is taken to; None for the benchmark's baseline, "" for no ratio.
     """
 
     name: str
     open: Callable[[], Callable[[int], int]]
     note: str = ""
+    against: str | None = None
 
 
 @dataclass
@@ -62,6 +64,7 @@ class Row:
 
     name: str
     note: str
+    against: str | None = None
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     first_ms: float = 0.0
@@ -81,7 +84,7 @@ def measure(candidates: Iterable[Candidate], iterations: int, warm_up: int) -> l
     """Opens all candidates, warms each up, then lets them take turns."""
     rows, calls = [], {}
     for candidate in candidates:
-        row = Row(candidate.name, candidate.note)
+        row = Row(candidate.name, candidate.note, candidate.against)
         rows.append(row)
         try:
             call = candidate.open()
@@ -135,40 +138,47 @@ def quartiles(samples: Iterable[float]) -> dict[str, float]:
     return {"p25": round(float(low), 4), "median": round(float(middle), 4), "p75": round(float(high), 4)}
 
 
-def report(title: str, rows: list[Row], unit: str, baseline: str, extra: dict[str, Any]) -> dict[str, Any]:
-    """The result: rows with quartiles and ratios to the baseline (above 1: cheaper than it), environment, extras."""
-    base = next(row for row in rows if row.name == baseline)
+def report(title: str, rows: list[Row], unit: str, baseline: str) -> dict[str, Any]:
+    """The result: rows with quartiles and ratios to their baseline (above 1: cheaper than it), and the environment."""
+    by_name = {row.name: row for row in rows}
     made = []
     for row in rows:
         entry: dict[str, Any] = {"name": row.name, "note": row.note, "error": row.error}
         if not row.error:
             entry |= {f"wall_ms_per_{unit}": quartiles(row.wall), f"cpu_ms_per_{unit}": quartiles(row.cpu)}
             entry |= {f"first_ms_per_{unit}": round(row.first_ms, 3), "iterations": len(row.wall)}
-            if not base.error and row is not base:
+            entry["against"] = baseline if row.against is None else row.against
+            base = by_name.get(entry["against"])
+            if base is not None and not base.error and base is not row:
                 for kind in ("wall", "cpu"):
                     pairs = zip(getattr(base, kind), getattr(row, kind), strict=True)
                     entry[f"{kind}_ratio"] = quartiles(ours / max(theirs, 1e-9) for ours, theirs in pairs)
         made.append(entry)
-    return {"benchmark": title, "unit": unit, "baseline": baseline, **extra, "rows": made, "environment": environment()}
+    return {"benchmark": title, "unit": unit, "baseline": baseline, "rows": made, "environment": environment()}
 
 
 def show(result: dict[str, Any]) -> None:
     """The table."""
     unit = result["unit"]
-    title = f"{result['benchmark']}: median (p25 to p75); ratios against {result['baseline']!r}, pair by pair"
+    title = f"{result['benchmark']}: median (p25 to p75); ratios, pair by pair, against {result['baseline']!r}"
+    if "own_baselines" in result:
+        title += f" and {result['own_baselines']}"
     table = Table(title=title, title_justify="left")
     table.add_column("candidate", no_wrap=True)
-    for heading in (f"CPU ms/{unit}", f"wall ms/{unit}", f"{unit}s/s", "CPU ratio", "wall ratio"):
+    further = {key: key.replace("_", " ") for key in result.get("show", ())}
+    for heading in (f"CPU ms/{unit}", f"wall ms/{unit}", f"{unit}s/s", "CPU ratio", "wall ratio", *further.values()):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("note", overflow="fold")
     for row in result["rows"]:
         if row["error"]:
-            table.add_row(row["name"], *["-"] * 5, f"failed: {row['error']}")
+            table.add_row(row["name"], *["-"] * (5 + len(further)), f"failed: {row['error']}")
             continue
         cpu, wall = row[f"cpu_ms_per_{unit}"], row[f"wall_ms_per_{unit}"]
         own = "1" if row["name"] == result["baseline"] else "-"
         ratios = [_span(row[key], 1) if key in row else own for key in ("cpu_ratio", "wall_ratio")]
-        table.add_row(row["name"], _span(cpu, 2), _span(wall, 2), f"{1000 / wall['median']:.0f}", *ratios, row["note"])
+        rate = f"{1000 / wall['median']:.3g}"
+        others = [str(row.get(key, "-")) for key in further]
+        table.add_row(row["name"], _span(cpu, 2), _span(wall, 2), rate, *ratios, *others, row["note"])
     Console(width=max(190, Console().width)).print(table)
 
 
@@ -221,15 +231,16 @@ def run(
     candidates: Iterable[Candidate],
     unit: str,
     baseline: str,
-    extra: Callable[[], dict[str, Any]] = dict,
+    complete: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> int:
-    """Measures, prints the table and the JSON line, writes `--out`; `extra` is asked afterwards for further entries.
+    """Measures, prints the table and the JSON line, writes `--out`; `complete` may add to the result before.
 
     Returns the exit status: 1 where nothing could be timed.
     """
     warm_up, iterations = (SMOKE_WARM_UP, SMOKE_ITERATIONS) if options.smoke else (WARM_UP, options.iterations)
     rows = measure(candidates, iterations, warm_up)
-    result = report(title, rows, unit, baseline, {"smoke": options.smoke, **extra()})
+    result = {**report(title, rows, unit, baseline), "smoke": options.smoke}
+    complete(result)
     show(result)
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -198,14 +198,14 @@ def main() -> int:
         checked: dict[str, np.ndarray] = {}
         table = candidates(job, stores, source, folder, chosen.threads, checked)
 
-        def extra() -> dict[str, Any]:
+        def complete(result: dict[str, Any]) -> None:
             truth = next(iter(checked.values())).astype(np.int16)  # the peer's, if it could be opened
             gaps = {name: round(float(np.abs(truth - made).mean()), 2) for name, made in checked.items()}
-            sizes = {"clips": len(job.batches[0]), "videos": len(job.rows), "bytes_per_frame": bytes_per_frame}
-            job_is = {"source": source.name, "stride": chosen.stride, "threads": chosen.threads}
-            return {**job_is, **sizes, "agreement": gaps}
+            result |= {"source": source.name, "stride": chosen.stride, "threads": chosen.threads}
+            result |= {"clips": len(job.batches[0]), "videos": len(job.rows)}
+            result |= {"bytes_per_frame": bytes_per_frame, "agreement": gaps}
 
-        return run(chosen, "decode", table, "clip", PEER, extra)
+        return run(chosen, "decode", table, "clip", PEER, complete)
 
 
 if __name__ == "__main__":

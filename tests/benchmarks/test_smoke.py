@@ -55,7 +55,7 @@ def test_a_benchmark_runs_in_seconds_and_ends_with_its_result(script, result_of)
     assert result["baseline"] in timed
     unit = result["unit"]
     assert all(row[f"cpu_ms_per_{unit}"]["median"] > 0 for row in timed.values())
-    assert all("cpu_ratio" in row for name, row in timed.items() if name != result["baseline"])
+    assert all("cpu_ratio" in row for name, row in timed.items() if row["against"] not in ("", name))
 
 
 def test_decode_times_the_same_work_for_all(result_of):
@@ -65,6 +65,17 @@ def test_decode_times_the_same_work_for_all(result_of):
     assert max(result["agreement"].values()) < 8
     failed = {row["name"]: row["error"] for row in result["rows"] if row["error"]}
     assert set(failed) <= {"dali, h264 store", "dali, mjpeg store"}
+
+
+def test_step_counts_the_work_and_takes_ratios_within_a_network(result_of):
+    result = result_of("step.py")
+    rows = {row["name"]: row for row in result["rows"]}
+    peer = rows["shufflenet, peer, contiguous"]
+    assert peer["against"] == "shufflenet, eager, contiguous"
+    assert peer["gflop_per_clip"] == rows[peer["against"]]["gflop_per_clip"] > 0
+    assert all(0 < row["share_of_peak"] < 1 for row in rows.values() if "share_of_peak" in row)
+    assert all(row["memory_mib"] > 0 for row in rows.values() if "memory_mib" in row)
+    assert len([row for row in rows.values() if "share_of_peak" in row]) == 4
 
 
 def test_a_failing_candidate_is_a_row_and_the_others_go_on(common, tmp_path, capsys):
@@ -107,7 +118,7 @@ def test_ratios_are_pair_by_pair_and_candidates_take_turns(common):
     table = [common.Candidate("slow", lambda: sleeper("slow", 8)), common.Candidate("fast", lambda: sleeper("fast", 2))]
     rows = common.measure(table, iterations=8, warm_up=0)
     assert order[2:] == ["slow", "fast"] * 8  # after one opening call each
-    result = common.report("test", rows, "step", "slow", {})
+    result = common.report("test", rows, "step", "slow")
     assert 2.4 < result["rows"][1]["wall_ratio"]["median"] < 4.4
     assert 3.5 < rows[0].wall[0] < 8  # two units a call
 

@@ -15,9 +15,10 @@ from accelerate.state import AcceleratorState
 from vidssl.engine import checkpoint
 from vidssl.engine.progress import Reporter
 from vidssl.engine.runs import RunDirectory
+from vidssl.engine.setup import resolve_engine
 from vidssl.engine.signals import Interrupted
 from vidssl.engine.trainer import Context, Trainer
-from vidssl.errors import RunError
+from vidssl.errors import ConfigError, RunError
 from vidssl.spec import EngineSpec, StageSpec
 
 from .toys import ToyDecoder, toy_store, toy_task
@@ -212,3 +213,9 @@ def test_by_default_an_epochs_end_is_saved_when_a_minute_has_passed(tmp_path, mo
     monkeypatch.setattr("vidssl.engine.trainer.CHECKPOINT_SECONDS", 0.0)
     train(tmp_path / "slow")
     assert saved == [16, 4, 8, 12, 16]
+
+
+def test_bf16_is_refused_on_a_cpu():
+    with pytest.raises(ConfigError, match=r"bf16 needs a GPU.*Legal here: fp32, auto"):
+        resolve_engine(EngineSpec(precision="bf16"), on_gpu=False)
+    assert resolve_engine(EngineSpec(precision="bf16"), on_gpu=True).precision == "bf16"

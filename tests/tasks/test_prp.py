@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from vidssl import create_backbone, create_task
+from vidssl import create_backbone, create_task, list_backbones
 from vidssl.backbones.base import Backbone, num_parameters
 from vidssl.data.plan import uniforms
 from vidssl.errors import ConfigError
@@ -279,6 +279,23 @@ def test_with_shufflenet(size):
     dead = [name for name, p in task.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert dead == []
     assert float(backbone.conv1[0].weight.grad.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("name", list_backbones())
+def test_every_backbone_carries_it(name):
+    with torch.device("meta"):
+        task = create_task("prp", create_backbone(name), ClipSpec(16, 112), decoder_width=1 / 64, head_width=1 / 16)
+        x = torch.rand(2, 3, 16, 112, 112)
+        views = {
+            "clip_BCTHW": x,
+            "target_BCTHW": torch.rand(2, 3, 32, 112, 112),
+            "attention_BCGHW": torch.rand(2, 3, 8, 112, 112),
+            "scored_BT": torch.ones(2, 32),
+            "label_B": torch.zeros(2, dtype=torch.long),
+        }
+        task(views)["loss"].backward()
+        assert task.rebuild(x).shape == views["target_BCTHW"].shape
+    assert [key for key, p in task.named_parameters() if p.grad is None] == []
 
 
 def test_forward_is_one_graph():

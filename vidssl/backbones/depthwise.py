@@ -3,20 +3,25 @@
 Grouped and depthwise 3D convolutions are slow in every framework (pytorch/pytorch#37406, #110885). With channels
 innermost oneDNN's forward is near what memory allows, while both of its gradients take ten times as long and more. Here
 - the gradient of the input at stride 1 is a forward pass of the turned kernel,
-- the gradient of the weights, and of the input at stride 2, are loops over rows whose innermost index is the channel.
+- the gradient of the weights, and of the input at stride 2, are loops over rows whose innermost index is the channel,
+  clips shared out among as many threads as torch uses (numba's own would spin beside torch's, in every process).
 Sums run in a fixed order whatever the number of threads. Figures: `benchmarks/results/NOTES.md`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
 import numba
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba.core.config import NUMBA_NUM_THREADS
 from torch import nn
 
 _FMA = {"contract"}  # a multiply-add may round once; sums keep their order
+_THREADS = ThreadPoolExecutor(thread_name_prefix="depthwise")  # starts none before it has work for it
 
 
 class DepthwiseConv3d(nn.Conv3d):
@@ -58,16 +63,16 @@ def depthwise_backward(
     gradient, x = _innermost(gradient), _innermost(x)
     g_BTHWC, x_BTHWC = gradient.permute(0, 2, 3, 4, 1).numpy(), x.permute(0, 2, 3, 4, 1).numpy()
     channels = x.shape[1]
-    numba.set_num_threads(min(torch.get_num_threads(), NUMBA_NUM_THREADS))
     products = np.zeros((len(x), 27, channels), x_BTHWC.dtype)
-    _weight_gradient(x_BTHWC, g_BTHWC, stride, products)
+    _share_out(len(x), lambda first, last: _weight_gradient(first, last, x_BTHWC, g_BTHWC, stride, products))
     of_weight = torch.from_numpy(products.sum(0).T.copy()).view_as(weight)
     if stride == 1:
         of_x = F.conv3d(gradient, weight.flip(2, 3, 4), padding=1, groups=channels)
         return _innermost(of_x), of_weight
     of_x = torch.zeros_like(x)
+    of_x_BTHWC = of_x.permute(0, 2, 3, 4, 1).numpy()
     weight_KC = weight.view(channels, 27).T.contiguous().numpy()
-    _input_gradient(g_BTHWC, weight_KC, stride, of_x.permute(0, 2, 3, 4, 1).numpy())
+    _share_out(len(x), lambda first, last: _input_gradient(first, last, g_BTHWC, weight_KC, stride, of_x_BTHWC))
     return of_x, of_weight
 
 
@@ -92,19 +97,29 @@ def _innermost(x: torch.Tensor) -> torch.Tensor:
     return x.contiguous(memory_format=torch.channels_last_3d)
 
 
-@numba.njit(nogil=True, cache=True)
+def _share_out(num_clips: int, work: Callable[[int, int], None]) -> None:
+    """Calls work(first, last) for runs of clips, one run a thread."""
+    parts = max(1, min(torch.get_num_threads(), num_clips))
+    runs = list(pairwise(num_clips * part // parts for part in range(parts + 1)))
+    others = [_THREADS.submit(work, *run) for run in runs[1:]]
+    work(*runs[0])
+    for other in others:
+        other.result()
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
 def _run(tap: int, stride: int, width: int, out_width: int) -> tuple[int, int]:
     """The outputs [first, last) along one axis whose `tap` (0, 1, 2) lies within the input."""
     first = 1 if tap == 0 else 0
     return first, min(out_width, (width - tap) // stride + 1)
 
 
-@numba.njit(parallel=True, fastmath=_FMA, cache=True)
-def _weight_gradient(x_BTHWC, g_BTHWC, stride, products_BKC):
+@numba.njit(nogil=True, fastmath=_FMA, cache=True)
+def _weight_gradient(first_clip, last_clip, x_BTHWC, g_BTHWC, stride, products_BKC):
     """Adds, for each clip and tap K, input times output gradient over all positions."""
-    num_clips, length, height, width, channels = x_BTHWC.shape
+    length, height, width, channels = x_BTHWC.shape[1:]
     out_length, out_height, out_width = g_BTHWC.shape[1:4]
-    for b in numba.prange(num_clips):
+    for b in range(first_clip, last_clip):
         for t in range(out_length):
             for h in range(out_height):
                 for tap in range(27):
@@ -117,12 +132,12 @@ def _weight_gradient(x_BTHWC, g_BTHWC, stride, products_BKC):
                                 total[c] += row[w * stride + shift, c] * g[w, c]
 
 
-@numba.njit(parallel=True, fastmath=_FMA, cache=True)
-def _input_gradient(g_BTHWC, weight_KC, stride, of_x_BTHWC):
+@numba.njit(nogil=True, fastmath=_FMA, cache=True)
+def _input_gradient(first_clip, last_clip, g_BTHWC, weight_KC, stride, of_x_BTHWC):
     """Adds, at each input position, weight times output gradient over the outputs that saw it."""
-    num_clips, length, height, width, channels = of_x_BTHWC.shape
+    length, height, width, channels = of_x_BTHWC.shape[1:]
     out_length, out_height, out_width = g_BTHWC.shape[1:4]
-    for b in numba.prange(num_clips):
+    for b in range(first_clip, last_clip):
         for t in range(out_length):
             for h in range(out_height):
                 for tap in range(27):

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from ..backbones.base import Backbone
+from ..errors import ConfigError
 from ..spec import EngineSpec
 from ..tasks.base import ClipSpec
 
@@ -32,7 +33,16 @@ def keep_freed_memory() -> None:
 
 
 def resolve_engine(engine: EngineSpec, on_gpu: bool) -> EngineSpec:
-    """Precision and compilation: bf16 and compiled on a GPU, fp32 and eager on a CPU. The layout is timed later."""
+    """Precision and compilation: bf16 and compiled on a GPU, fp32 and eager on a CPU. The layout is timed later.
+
+    Raises ConfigError on bf16 without a GPU: oneDNN leaves weight gradients of 3D convolutions over two frames
+    undefined on processors with AVX512-BF16 (benchmarks/results/NOTES.md; pytorch/pytorch#169688 is of the same kind).
+    """
+    if engine.precision == "bf16" and not on_gpu:
+        raise ConfigError(
+            "engine.precision = bf16 needs a GPU: on a CPU torch computes some gradients of 3D convolutions wrongly in "
+            "it. Legal here: fp32, auto."
+        )
     return replace(
         engine,
         precision=("bf16" if on_gpu else "fp32") if engine.precision == "auto" else engine.precision,

@@ -35,30 +35,72 @@ def task_rows() -> list[dict[str, Any]]:
 
 
 def backbone_rows() -> list[dict[str, Any]]:
-    """Name, parameters without classifier and with a 400-way one, GMAC at 16x112x112, feature width, last map."""
+    """A row for each backbone and each of its variants, counted without memory for weights (torch's meta device).
+
+    Parameters without classifier and with a 400-way one, GMAC (multiply-adds / 1e9) of a forward pass at 16x112x112,
+    feature width, last map [D, T', H', W'], origin; for the benchmark's own the published millions of parameters,
+    beside ours with the linear layers that the paper's count includes.
+    """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from ..backbones import create_backbone, list_backbones
+    from ..backbones import BACKBONES, create_backbone
     from ..backbones.base import num_parameters
+    from .paper import ARCHITECTURES
 
     rows = []
-    for name in list_backbones():
-        network = create_backbone(name).eval()
-        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-            shape = network(torch.zeros(1, 3, 16, 112, 112)).shape
-        bare = num_parameters(network)
-        rows.append(
-            {
+    for name in BACKBONES.names():
+        cls = BACKBONES.get(name)
+        for options in ({}, *cls.variants):
+            with torch.device("meta"), FlopCounterMode(display=False) as counter:
+                network = create_backbone(name, **options).eval()
+                shape = network(torch.zeros(1, 3, 16, 112, 112)).shape
+            bare = num_parameters(network)
+            row: dict[str, Any] = {
                 "name": name,
+                "options": options,
                 "parameters": bare,
-                "with_400_classes": bare + 400 * (network.feature_dim + 1),
+                "with_400_classes": bare + _linear_layers(network.feature_dim, (400,)),
                 "gmac": counter.get_total_flops() / 2e9,
                 "feature": network.feature_dim,
                 "last_map": "x".join(map(str, shape[1:])),
             }
-        )
+            if name in ARCHITECTURES and not options:
+                millions, _, head = ARCHITECTURES[name]
+                row["paper_millions"] = millions
+                row["ours_millions"] = round((bare + _linear_layers(network.feature_dim, head)) / 1e6, 2)
+                row["paper_counts_with"] = list(head)
+            rows.append({**row, "origin": cls.origin})
     return rows
+
+
+def backbone_table(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+    """The same for a terminal: what fits a line, and a caption."""
+    shown, counted = [], []
+    for row in rows:
+        shown.append(
+            {
+                "backbone": " ".join([row["name"], *(f"{key}={value}" for key, value in row["options"].items())]),
+                "parameters": row["parameters"],
+                "400, M": row["with_400_classes"] / 1e6,
+                "GMAC": row["gmac"],
+                "last map": row["last_map"],
+                "paper, M": row.get("paper_millions"),
+                "equals": row["origin"].partition("; ")[2].rpartition("/")[2],
+            }
+        )
+        if row.get("paper_counts_with"):
+            counted.append(f"{row['name']} {' and '.join(map(str, row['paper_counts_with']))}")
+    caption = (
+        "400, M: millions of parameters with a 400-way classifier. GMAC at 16x112x112. "
+        f"The paper's counts include linear layers: {', '.join(counted)}."
+    )
+    return shown, caption
+
+
+def _linear_layers(width: int, outputs: tuple[int, ...]) -> int:
+    """Parameters of linear layers one after the other."""
+    return sum((inside + 1) * outside for inside, outside in zip((width, *outputs), outputs, strict=False))
 
 
 def data_rows() -> list[dict[str, Any]]:

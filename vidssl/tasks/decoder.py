@@ -38,7 +38,7 @@ class Decoder(nn.Module):
 
     Each stage doubles by a transposed convolution and halves the channels by a `ConvBlock`; the last stage ends in
     three channels. The final ReLU keeps pixels at 0 or more. A map that was rounded up (112 / 32 = 4) is cut after
-    each doubling to what the output needs.
+    each doubling to what the output needs; one that was rounded down (S3D's 3) is first stretched.
 
     Args:
         channels: of the map.
@@ -55,6 +55,7 @@ class Decoder(nn.Module):
                 f"prp: the decoder doubles, and a backbone stride of {stride} is not made of powers of two."
             )
         stages = max(doublings)
+        self.least = tuple(-(-o // f) for o, f in zip(output, (1 << n for n in doublings), strict=True))
         self.up = nn.ModuleList()
         self.block = nn.ModuleList()
         self.sizes: list[tuple[int, ...]] = []
@@ -69,6 +70,9 @@ class Decoder(nn.Module):
 
     def forward(self, x_BCTHW: torch.Tensor) -> torch.Tensor:
         x = x_BCTHW
+        if any(there < least for there, least in zip(x.shape[2:], self.least, strict=True)):
+            size = [max(pair) for pair in zip(x.shape[2:], self.least, strict=True)]
+            x = F.interpolate(x, size, mode="trilinear", align_corners=False)
         for up, block, (frames, height, width) in zip(self.up, self.block, self.sizes, strict=True):
             assert isinstance(up, nn.ConvTranspose3d)
             assert isinstance(block, ConvBlock)
