@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,9 +10,12 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 
 import pytest
-from safetensors.torch import load_file
+import tomli_w
+import torch
+from safetensors.torch import load_file, save_file
 
 # a run of seconds: a quarter of the network's width on 16 px
 SMALL = [
@@ -259,3 +263,93 @@ def test_runs_are_listed(finished, home):
     assert rows[0]["state"] == "finished"
     assert {"pretext", "finetune", "linear", "retrieval"} <= set(rows[0])
     shutil.rmtree(folder)
+
+
+RETRIEVE = [
+    "--with", "retrieval", "--set", "eval.clips=2", "--set", "data.size=32", "--set", "backbone.width=0.5",
+    "--set", "engine.layout=contiguous",
+]  # fmt: skip
+
+
+def test_eval_of_weights_gives_the_numbers_of_the_run(finished, home):
+    out, _ = finished
+    words = ("eval", "--weights", out / "model.safetensors", "--backbone", "shufflenet", "--on", "tiny", *RETRIEVE)
+    done = vidssl(*words, "--json", home=home)
+    assert done.returncode == 0, done.stderr
+    assert "weights: 294 tensors" in done.stderr
+    assert "preset 'small' because there is no GPU" in done.stderr
+    assert "chance" in done.stdout
+    assert "format vidssl, input unit" in done.stdout
+    summary = json.loads(done.stdout.splitlines()[-1])
+    ours = json.loads((out / "summary.json").read_text())["evals"]["retrieval"]
+    theirs = summary["evals"]["retrieval"]
+    assert {k: v for k, v in theirs.items() if k != "seconds"} == {k: v for k, v in ours.items() if k != "seconds"}
+    assert summary["pretrain"] is None
+    digest = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+    assert summary["weights"]["sha256"] == digest
+
+    folder = home / "runs" / f"weights-shufflenet-{digest[:8]}" / "evals" / "tiny"
+    assert summary["directory"] == str(folder)
+    kept = (folder / "stages" / "retrieval.json").stat().st_mtime_ns
+    assert vidssl(*words, home=home).returncode == 0
+    assert (folder / "stages" / "retrieval.json").stat().st_mtime_ns == kept
+    assert json.loads(vidssl("list", "runs", "--json", home=home).stdout) == []
+
+
+def test_a_run_begins_with_weights(finished, home, tmp_path):
+    weights = tmp_path / "public.pth"
+    tensors = load_file(finished[0] / "model.safetensors")
+    torch.save(
+        {"arch": "shufflenet", "state_dict": {f"module.{key}": value for key, value in tensors.items()}}, weights
+    )
+    out, begin = tmp_path / "run", ("run", "--data", "tiny", "--init", weights, "--eval", "none", *SMALL)
+    words = (*begin, "--set", "pretrain.lr=0.0", "--out", out)
+
+    shown = vidssl(*begin, "--dry-run", home=home)
+    assert tomllib.loads(shown.stdout)["init"]["weights"] == str(weights)
+    assert tomllib.loads(shown.stdout)["backbone"]["input"] == "efficient3d"
+    assert "weights: 294 tensors" in shown.stderr
+    chosen = vidssl(*begin, "--set", "backbone.input=unit", "--dry-run", home=home)
+    assert tomllib.loads(chosen.stdout)["backbone"]["input"] == "unit"
+
+    done = vidssl(*words, home=home)
+    assert done.returncode == 0, done.stderr
+    # at a learning rate of zero the weights that came out are those that went in
+    parameters = {key: value for key, value in load_file(out / "model.safetensors").items() if key.endswith("weight")}
+    assert all(torch.equal(value, tensors[key]) for key, value in parameters.items())
+    spec = tomllib.loads((out / "spec.toml").read_text())
+    assert spec["backbone"]["input"] == "efficient3d"
+    assert spec["identity"]["weights"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+
+    torch.save({"state_dict": tensors}, weights)
+    changed = vidssl(*words, home=home)
+    assert changed.returncode == 2
+    assert f"the file of weights {weights} changed since this run began" in changed.stderr
+
+
+def test_weights_of_another_network_are_refused_before_anything_is_written(finished, home, tmp_path):
+    out, weights = tmp_path / "run", finished[0] / "model.safetensors"
+    done = vidssl("run", "--data", "nowhere", "--init", weights, "--set", "backbone.width=1.0", "--out", out, home=home)
+    assert done.returncode == 2
+    assert "They are of a run with backbone shufflenet (width=0.5, groups=3" in done.stderr
+    assert not out.exists()
+
+
+def test_a_run_of_before_inputs_goes_on(finished, home, tmp_path):
+    out = tmp_path / "old"
+    shutil.copytree(finished[0], out, ignore=shutil.ignore_patterns("evals"))
+    spec = tomllib.loads((out / "spec.toml").read_text())
+    del spec["init"], spec["backbone"]["input"]
+    (out / "spec.toml").write_text(tomli_w.dumps(spec))
+    state, text = load_file(out / "model.safetensors"), json.dumps({"backbone": spec["backbone"]})
+    save_file(state, out / "model.safetensors", {"spec": text})
+    (out / "stages" / "retrieval.json").unlink()
+    (out / "summary.json").unlink()
+    done = vidssl("run", "--data", "tiny", "--out", out, *SMALL, home=home)
+    assert done.returncode == 0, done.stderr
+    assert numbers(out) == numbers(finished[0])
+    again = vidssl("eval", out, "--on", "tiny", "--with", "retrieval", "--json", home=home)
+    assert again.returncode == 0, again.stderr
+    assert (
+        json.loads(again.stdout.splitlines()[-1])["evals"]["retrieval"]["top1"] == numbers(out)[1]["retrieval"]["top1"]
+    )

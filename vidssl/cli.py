@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -27,6 +28,9 @@ app = typer.Typer(
 list_app = typer.Typer(no_args_is_help=True, help="Show what there is: tasks, backbones, data, runs.")
 app.add_typer(list_app, name="list")
 
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Unpickle the weights if need be: runs any code that is in the file.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -43,6 +47,10 @@ def _root(debug: Annotated[bool, typer.Option("--debug", help="Show the tracebac
 def run(
     task: Annotated[str, typer.Option(help="Pretext task; see `vidssl list tasks`.")] = "prp",
     backbone: Annotated[str, typer.Option(help="Network; see `vidssl list backbones`.")] = "shufflenet",
+    init: Annotated[
+        Path | None, typer.Option(help="File of weights to begin with: a run's model.safetensors, or a public one.")
+    ] = None,
+    allow_pickle: AllowPickle = False,
     data: Annotated[
         str | None, typer.Option(help="Data set to pre-train on. Default: k400 if prepared, else the embedded set.")
     ] = None,
@@ -79,6 +87,8 @@ def run(
 
     request: dict[str, Any] = {"task.name": task, "backbone.name": backbone}
     given = {
+        "init.weights": None if init is None else str(init.expanduser().absolute()),
+        "init.allow_pickle": allow_pickle or None,
         "data.source": data,
         "data.subset": subset,
         "data.target": target,
@@ -98,7 +108,7 @@ def run(
     if dry_run:
         import tomli_w
 
-        from .run import resolve
+        from .resolve import resolve
         from .spec import to_dict
 
         resolved = resolve(request, reporter)
@@ -118,26 +128,39 @@ def run(
 
 @app.command("eval")
 def eval_(
-    directory: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A finished run's folder (or its name under $VIDSSL_HOME/runs).")
-    ],
     on: Annotated[str, typer.Option(help="Data set to evaluate on.")],
+    run: Annotated[
+        Path | None,
+        typer.Argument(metavar="RUN", help="A finished run's folder (or its name under $VIDSSL_HOME/runs)."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Instead of a run, a file of weights: public, or a run's model.safetensors.")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="The network that the weights are of; see `vidssl list backbones`.")
+    ] = None,
+    allow_pickle: AllowPickle = False,
     evals: Annotated[str, typer.Option("--with", help="finetune,linear,retrieval")] = "finetune,linear,retrieval",
     sets: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value, for example finetune.epochs=10")
     ] = None,
+    out: Annotated[Path | None, typer.Option(help="Another folder for the results.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on the last line.")] = False,
 ) -> None:
-    """Evaluate a finished run on another data set; results go into RUN/evals/DATASET."""
+    """Evaluate a finished run, or a file of weights, on a data set; nothing is done twice.
+
+    Results go into RUN/evals/DATASET, or into $VIDSSL_HOME/runs/weights-BACKBONE-HASH/evals/DATASET.
+    """
     from .engine.progress import Reporter
     from .evals.names import parse_names
+    from .evaluate import evaluate
     from .report.table import show_run
-    from .run import evaluate_run
     from .spec import parse_override
 
     changes = dict(parse_override(text) for text in sets or [])
     reporter = Reporter()
-    summary = evaluate_run(directory, on, parse_names(evals), changes, reporter)
+    names = parse_names(evals)
+    summary = evaluate(run, weights, backbone, allow_pickle, on, names, changes, out, reporter)
     if not reporter.quiet:
         show_run(summary, Console())
         if as_json:
@@ -234,10 +257,15 @@ def list_tasks(as_json: Json = False) -> None:
 
 @list_app.command("backbones")
 def list_backbones(as_json: Json = False) -> None:
-    """Networks, with parameters, cost and feature width."""
-    from .report.listing import backbone_rows
+    """Networks and their variants: parameters, cost at 16x112x112, feature width, origin, the paper's count."""
+    from .report.listing import backbone_rows, backbone_table
 
-    _show(backbone_rows(), as_json)
+    rows = backbone_rows()
+    if as_json:
+        _show(rows, as_json)
+    else:
+        shown, caption = backbone_table(rows)
+        _show(shown, as_json, caption=caption)
 
 
 @list_app.command("data")
@@ -261,7 +289,13 @@ def list_runs(as_json: Json = False) -> None:
     _show(run_rows(), as_json, empty="no run yet: `vidssl run`")
 
 
-def _show(rows: list[dict[str, Any]], as_json: bool, empty: str = "nothing", columns: tuple[str, ...] = ()) -> None:
+def _show(
+    rows: list[dict[str, Any]],
+    as_json: bool,
+    empty: str = "nothing",
+    columns: tuple[str, ...] = (),
+    caption: str | None = None,
+) -> None:
     if as_json:
         print(json.dumps(rows))
         return
@@ -270,10 +304,18 @@ def _show(rows: list[dict[str, Any]], as_json: bool, empty: str = "nothing", col
         return
     there = dict.fromkeys(key for row in rows for key in row)
     keys = [key for key in columns or there if key in there]
-    table = Table()
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, caption=caption, caption_justify="left")
     for key in keys:
-        # names are there to be typed again: broken over two lines rather than cut
-        table.add_column(key.replace("_", " "), overflow="fold")
+        # names are there to be typed again: broken over two lines rather than cut; numbers are never broken
+        number = all(isinstance(row.get(key), int | float | None) for row in rows)
+        longest = max(len(_cell(row.get(key))) for row in rows)
+        table.add_column(
+            key.replace("_", " "),
+            overflow="fold",
+            no_wrap=number,
+            justify="right" if number else "left",
+            min_width=min(longest, 20) if key == keys[0] else None,
+        )
     for row in rows:
         table.add_row(*[_cell(row.get(key)) for key in keys])
     Console().print(table)

@@ -38,6 +38,19 @@ class DataSpec:
 
 
 @dataclass(frozen=True)
+class InitSpec:
+    """The weights to begin with: to pre-train, or to evaluate as they are.
+
+    Args:
+        weights: a file for `load_weights`; "" to draw them.
+        allow_pickle: see `load_weights`.
+    """
+
+    weights: str = ""
+    allow_pickle: bool = False
+
+
+@dataclass(frozen=True)
 class StageSpec:
     """One training: pre-training or fine-tuning.
 
@@ -103,6 +116,7 @@ class RunSpec:
 
     task: Named = field(default_factory=lambda: Named("prp"))
     backbone: Named = field(default_factory=lambda: Named("shufflenet"))
+    init: InitSpec = field(default_factory=InitSpec)
     data: DataSpec = field(default_factory=DataSpec)
     # the benchmark's lengths; optimizer, rate and batch it does not state: a task's `recipe` has its own paper's
     pretrain: StageSpec = field(default_factory=lambda: StageSpec(epochs=200))

@@ -168,8 +168,10 @@ def test_the_function_of_the_weights_comes_with_them(tmp_path):
 def test_input_can_be_said(tmp_path):
     path = saved(tmp_path, numbered(PUBLIC["efficient3d, ShuffleNet 0.5x"]))
     backbone = create_backbone("shufflenet", width=0.5)
+    before = backbone.conv1[0].weight.clone()
     with pytest.raises(ConfigError, match="Did you mean 'imagenet'"):
         load_weights(backbone, path, input="imagnet")
+    assert torch.equal(backbone.conv1[0].weight, before)
     assert load_weights(backbone, path, input="imagenet").input == "imagenet"
     assert backbone.input == "imagenet"
 

@@ -269,7 +269,7 @@ def _fitting(theirs: Shapes) -> list[str]:
 @cache
 def _candidates() -> list[tuple[str, type[Backbone], Shapes]]:
     """Every backbone and variant, as text, with the shapes of its tensors; none is allocated."""
-    found = []
+    found: list[tuple[str, type[Backbone], Shapes]] = []
     for name in BACKBONES.names():
         try:
             cls = BACKBONES.get(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,10 +13,14 @@ from .paper import published
 
 
 def run_table(summary: dict[str, Any]) -> Table:
-    """Measured value, its 95 % interval and chance for every stage of a run, all in percent."""
-    spec = summary["spec"]
+    """Measured value, its 95 % interval and chance for every stage of a run, or for evaluated weights; in percent."""
+    spec, pretrain, evals = summary["spec"], summary["pretrain"], summary["evals"]
     task, backbone, data = spec["task"]["name"], spec["backbone"]["name"], spec["data"]
-    table = Table(title=f"{task} on {backbone}, {data['source']} -> {data['target']}")
+    if pretrain:
+        title = f"{task} on {backbone}, {data['source']}"
+    else:
+        title = f"{backbone}, {Path(summary['weights']['path']).name}"
+    table = Table(title=f"{title} -> {data['target']}")
     for heading, justify in (
         ("stage", "left"),
         ("measure", "left"),
@@ -26,9 +31,9 @@ def run_table(summary: dict[str, Any]) -> Table:
         ("clips/s", "right"),
     ):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
-    pretrain, evals = summary["pretrain"], summary["evals"]
-    measure, speed = f"{pretrain['metric']} ({pretrain['tested_on']})", pretrain["clips_per_second"]
-    table.add_row(*_row("pretrain", measure, pretrain, pretrain["value"], pretrain["chance"], speed))
+    if pretrain:
+        measure, speed = f"{pretrain['metric']} ({pretrain['tested_on']})", pretrain["clips_per_second"]
+        table.add_row(*_row("pretrain", measure, pretrain, pretrain["value"], pretrain["chance"], speed))
     for name in ("finetune", "linear"):
         if name in evals:
             result = evals[name]
@@ -51,8 +56,20 @@ def run_table(summary: dict[str, Any]) -> Table:
 
 def show_run(summary: dict[str, Any], console: Console) -> None:
     console.print(run_table(summary))
-    spec = from_dict(summary["spec"])
-    value, where = published(spec)
+    if summary["pretrain"]:
+        _show_published(summary, console)
+    else:
+        weights = summary["weights"]
+        text = f"format {weights['format']}, input {weights['input']}, sha256 {weights['sha256']}"
+        console.print(f"weights: {weights['path']}, {text}", soft_wrap=True)
+    console.print(f"{summary['seconds']:.0f} s; everything in {summary['directory']}", soft_wrap=True)
+
+
+def _show_published(summary: dict[str, Any], console: Console) -> None:
+    if summary["weights"]:
+        console.print("no number of the paper stands beside these: pre-training began with weights from a file")
+        return
+    value, where = published(from_dict(summary["spec"]))
     if value is not None and "finetune" in summary["evals"]:
         ours = 100 * summary["evals"]["finetune"]["top1"]
         console.print(f"paper, fine-tuning ({where}): {value:.1f}; ours {ours:.1f}; difference {ours - value:+.1f}")
@@ -61,7 +78,6 @@ def show_run(summary: dict[str, Any], console: Console) -> None:
         )
     else:
         console.print(where, soft_wrap=True)
-    console.print(f"{summary['seconds']:.0f} s; everything in {summary['directory']}", soft_wrap=True)
 
 
 def _row(

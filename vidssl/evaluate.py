@@ -1,0 +1,217 @@
+"""Evaluations: those that end a run, those of a finished run on other data, those of weights without a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import presets
+from .backbones import create_backbone
+from .backbones.base import Backbone, num_parameters
+from .backbones.weights import Loaded, load_weights
+from .data import catalog
+from .data.decode import open_decoder
+from .data.store import Store
+from .engine.progress import Reporter
+from .engine.runs import RunDirectory, write_atomic
+from .engine.setup import build_accelerator, keep_freed_memory, resolve_engine
+from .engine.trainer import Context
+from .errors import ConfigError, RunError
+from .evals.suite import Suite, open_target
+from .home import runs_dir
+from .resolve import (
+    Resolved,
+    choose_preset,
+    identity,
+    leave_together,
+    measure,
+    open_data,
+    processes,
+    read_weights,
+    request_hash,
+    require_unchanged,
+)
+from .spec import RunSpec, complete_options, from_dict, override, signature_options, to_dict
+
+
+def run_evaluations(backbone: Backbone, store: Store, spec: RunSpec, context: Context) -> dict[str, Any]:
+    """The spec's evaluations on a data set: name -> result."""
+    decoder = open_decoder(spec.data.target_decoder, store, context.device, spec.engine.decode_threads or None)
+    suite = Suite(backbone, open_target(decoder), spec, context)
+    return {evaluation: suite.run(evaluation) for evaluation in spec.eval.names}
+
+
+def summarise(
+    spec: RunSpec,
+    backbone: Backbone,
+    pretrain: dict[str, Any] | None,
+    weights: Loaded | None,
+    results: dict[str, Any],
+    context: Context,
+) -> dict[str, Any]:
+    """Writes summary.json and returns it.
+
+    Args:
+        pretrain: the result of the pre-training; None for weights that were not pre-trained here.
+        weights: the file that training or evaluation began with; None where weights were drawn.
+    """
+    summary = {
+        "spec": to_dict(spec),
+        "backbone_parameters": num_parameters(backbone),
+        "weights": weights.to_dict() if weights else None,
+        "pretrain": pretrain,
+        "evals": results,
+        "seconds": sum(stage["seconds"] for stage in [*([pretrain] if pretrain else []), *results.values()]),
+        "directory": str(context.run.path),
+    }
+    if context.run.main:
+        write_atomic(context.run.path / "summary.json", json.dumps(summary, indent=1))
+    return summary
+
+
+def evaluate(
+    run: Path | None,
+    weights: Path | None,
+    backbone: str | None,
+    allow_pickle: bool,
+    on: str,
+    names: list[str],
+    changes: Mapping[str, Any],
+    out: Path | None,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """What `vidssl eval` was told: a run, or weights and the backbone that they are of."""
+    if (run is None) == (weights is None):
+        raise ConfigError(
+            "eval takes a run or a file of weights, one of the two: `vidssl eval RUN --on DATA`, or `vidssl eval "
+            "--weights FILE --backbone NAME --on DATA`. `vidssl list runs` shows the runs."
+        )
+    if weights is None and (backbone is not None or allow_pickle):
+        raise ConfigError("--backbone and --allow-pickle go with --weights FILE; a run knows its own backbone.")
+    if weights is not None and backbone is None:
+        raise ConfigError("--weights needs --backbone NAME, the network they are of; see `vidssl list backbones`.")
+    reporter.quiet = reporter.quiet or not processes().is_main_process
+    if run is not None:
+        return evaluate_run(run, on, names, changes, out, reporter)
+    assert weights is not None
+    assert backbone is not None
+    return evaluate_weights(weights, backbone, allow_pickle, on, names, changes, out, reporter)
+
+
+def evaluate_run(
+    directory: Path, on: str, names: list[str], changes: Mapping[str, Any], out: Path | None, reporter: Reporter
+) -> dict[str, Any]:
+    """Evaluates a finished run on a data set; results go into RUN/evals/DATASET and are never computed twice.
+
+    Args:
+        directory: the run's folder, or its name under `$VIDSSL_HOME/runs`.
+        changes: "section.key" entries that replace those of the run.
+        out: another folder for the results.
+    """
+    folder = directory if directory.is_dir() else runs_dir() / directory
+    pretrain = RunDirectory(folder).stage_result("pretrain")
+    if pretrain is None or not (folder / "model.safetensors").exists():
+        raise RunError(f"{directory} is no run with a finished pre-training. `vidssl list runs` shows those there are.")
+    stored = RunDirectory(folder).stored() or {}
+    stored.pop("identity", None)
+    spec = override(from_dict(stored), changes)
+    backbone = create_backbone(spec.backbone.name, **spec.backbone.options)
+    load_weights(backbone, folder / "model.safetensors", input=backbone.input)
+    store = open_data(on, reporter)
+    if spec.preset == "small":
+        spec = override(spec, _small(spec, store, changes, ("finetune.epochs",)))
+    resolved = Resolved(spec, None, store)
+    request = {"run": folder.name, "on": on, **changes}
+    return _evaluate(resolved, backbone, pretrain, request, out or _place(folder, on), on, names, reporter)
+
+
+def evaluate_weights(
+    path: Path,
+    name: str,
+    allow_pickle: bool,
+    on: str,
+    names: list[str],
+    changes: Mapping[str, Any],
+    out: Path | None,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Evaluates a file of weights; results go into `$VIDSSL_HOME/runs/weights-BACKBONE-HASH/evals/DATASET`, HASH being
+    the file's, and are never computed twice.
+
+    Args:
+        path, allow_pickle: see `load_weights`.
+        name: of the backbone; its options are among the changes.
+        changes: "section.key" entries that replace those of the preset.
+        out: another folder for the results.
+    """
+    given = {
+        "backbone.name": name,
+        "init.weights": str(path.expanduser().absolute()),
+        "init.allow_pickle": allow_pickle,
+    }
+    spec = override(RunSpec(), {"task.name": "none", "data.source": "none", **changes, **given})
+    backbone, weights = read_weights(spec)
+    store = open_data(on, reporter)
+    preset, notes = choose_preset(spec.preset, on, torch.cuda.is_available())
+    if preset == "small":
+        spec = override(spec, _small(spec, store, changes, ("data.", "finetune.")))
+    options = complete_options(spec.backbone, signature_options(type(backbone)), "backbone").options
+    spec = replace(
+        spec,
+        preset=preset,
+        backbone=replace(spec.backbone, options={**options, "input": weights.input}),
+        engine=resolve_engine(spec.engine, torch.cuda.is_available()),
+    )
+    resolved = Resolved(spec, None, store, backbone, weights, [weights.line(), *notes])
+    request = {"weights": weights.sha256, "backbone": name, "on": on, **changes}
+    folder = runs_dir() / f"weights-{name}-{weights.sha256[:8]}"
+    return _evaluate(resolved, backbone, None, request, out or _place(folder, on), on, names, reporter)
+
+
+def _place(folder: Path, on: str) -> Path:
+    return folder / "evals" / on.strip("/").replace("/", "_")
+
+
+def _small(spec: RunSpec, store: Store, changes: Mapping[str, Any], wanted: tuple[str, ...]) -> dict[str, Any]:
+    """The small preset's entries that concern an evaluation on this store, but for those set by hand."""
+    entries = presets.small_preset(spec.task.name, 1, len(catalog.training_rows(store, "all")))
+    return {key: value for key, value in entries.items() if key.startswith(wanted) and key not in changes}
+
+
+def _evaluate(
+    resolved: Resolved,
+    backbone: Backbone,
+    pretrain: dict[str, Any] | None,
+    request: Mapping[str, Any],
+    out: Path,
+    on: str,
+    names: list[str],
+    reporter: Reporter,
+) -> dict[str, Any]:
+    keep_freed_memory()
+    for note in resolved.notes:
+        reporter.say(note)
+    run = RunDirectory(out, processes().is_main_process)
+    kept = run.stored()
+    spec, store = resolved.spec, resolved.target
+    assert store is not None
+    accelerator = build_accelerator(spec.engine)
+    if kept is None:
+        data = replace(spec.data, target=on, target_decoder="auto")
+        resolved.spec = replace(spec, data=data, eval=replace(spec.eval, names=names))
+        spec, figures = measure(resolved, accelerator, reporter)
+        run.begin(to_dict(spec), identity(request, resolved), figures)
+    else:
+        run.require_same(kept, dict(request), request_hash(request))
+        require_unchanged(run, kept.pop("identity"), resolved)
+        spec = override(from_dict(kept), {"eval.names": names})
+    context = Context(accelerator, spec.engine, run, request_hash(request), spec.seed, reporter)
+    results = run_evaluations(backbone, store, spec, context)
+    summary = summarise(spec, backbone, pretrain, resolved.weights, results, context)
+    leave_together()
+    return summary

@@ -1,0 +1,193 @@
+"""From what was asked to what will be done: presets, "auto", stores, weights to begin with, and their identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list
+
+from . import presets
+from .backbones import BACKBONES, create_backbone
+from .backbones.base import Backbone
+from .backbones.weights import Loaded, load_weights
+from .data import catalog
+from .data.decode.auto import choose_decoder
+from .data.store import Store
+from .engine.progress import Reporter
+from .engine.runs import RunDirectory
+from .engine.setup import faster_layout, resolve_engine
+from .errors import RunError
+from .spec import RunSpec, complete_options, dataclass_options, override, signature_options
+from .tasks import TASKS
+from .tasks.base import ClipSpec
+
+
+@dataclass
+class Resolved:
+    """A spec without "auto", and what it speaks of.
+
+    Attributes:
+        source, target: stores; `target` is None where nothing is evaluated, `source` where nothing is pre-trained.
+        initial: a backbone with the weights to begin with, None where they are drawn.
+        weights: where those came from.
+        notes: what the user should know of the choices made.
+    """
+
+    spec: RunSpec
+    source: Store | None
+    target: Store | None
+    initial: Backbone | None = None
+    weights: Loaded | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def request_hash(request: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(dict(request), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def processes() -> PartialState:
+    """The processes of this run, before Accelerate is built: its settings are part of what is resolved."""
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
+def resolve(request: Mapping[str, Any], reporter: Reporter) -> Resolved:
+    """Fills in everything but what must be measured (decoder, layout). Raises ConfigError, DataError."""
+    notes: list[str] = []
+    on_gpu = torch.cuda.is_available()
+    spec = override(RunSpec(), request)
+    task, backbone = TASKS.get(spec.task.name), BACKBONES.get(spec.backbone.name)
+    initial, weights, changes = None, None, dict(task.recipe)
+    if spec.init.weights:  # before any data are prepared
+        initial, weights = read_weights(spec)
+        notes.append(weights.line())
+        changes["backbone.input"] = weights.input
+    source_name = spec.data.source if spec.data.source != "auto" else catalog.default_source()
+    if spec.data.source == "auto":
+        notes.append(f"no --data given: using {source_name!r}")
+    source = open_data(source_name, reporter)
+    rows = catalog.training_rows(source, spec.data.subset)
+    target_name, wanted = spec.data.target, spec.eval.names
+    if target_name == "auto":
+        target_name = source_name
+        if wanted and ((source.labels < 0).any() or not len(source.indices("test"))):
+            notes.append(
+                f"{source_name!r} has no labels or no test split: nothing is evaluated on it (choose one with --target)"
+            )
+            wanted = []
+    target = open_data(target_name, reporter) if wanted else None
+    preset, why = choose_preset(spec.preset, source_name, on_gpu)
+    notes += why
+    if preset == "small":
+        finetune_videos = len(catalog.training_rows(target, "all")) if target else 1
+        changes |= presets.small_preset(spec.task.name, len(rows), finetune_videos)
+    spec = override(RunSpec(), {**changes, **request})
+    spec = replace(
+        spec,
+        preset=preset,
+        task=complete_options(spec.task, dataclass_options(task.Args), "task"),
+        backbone=complete_options(spec.backbone, signature_options(backbone), "backbone"),
+        data=replace(spec.data, source=source_name, target=target_name if target else "none"),
+        eval=replace(spec.eval, names=list(wanted)),
+        engine=resolve_engine(spec.engine, on_gpu),
+    )
+    return Resolved(spec, source, target, initial, weights, notes)
+
+
+def choose_preset(asked: str, data: str, on_gpu: bool) -> tuple[str, list[str]]:
+    """The preset, and why where it was chosen and is not the benchmark's."""
+    if asked != "auto":
+        return asked, []
+    embedded = data.partition("-")[0] == catalog.EMBEDDED
+    if on_gpu and not embedded:
+        return "paper", []
+    why = "for the embedded data" if embedded else "because there is no GPU"
+    return "small", [f"preset 'small' {why} (64 px, few epochs); --preset paper gives the benchmark's protocol"]
+
+
+def read_weights(spec: RunSpec) -> tuple[Backbone, Loaded]:
+    """The spec's backbone with the weights to begin with. The input is the file's, unless the spec says one."""
+    backbone = create_backbone(spec.backbone.name, **spec.backbone.options)
+    given = spec.backbone.options.get("input")
+    return backbone, load_weights(backbone, spec.init.weights, spec.init.allow_pickle, given)
+
+
+def open_data(name: str, reporter: Reporter) -> Store:
+    with processes().main_process_first():  # which prepares the embedded set where it is missing
+        return catalog.open_data(name, reporter)
+
+
+def measure(resolved: Resolved, accelerator: Accelerator, reporter: Reporter) -> tuple[RunSpec, dict[str, Any]]:
+    """Chooses decoders and memory layout by measurement, on the main process, for all.
+
+    Returns the spec and the figures it was decided by.
+    """
+    spec = resolved.spec
+    choices: list[Any] = [None]
+    if accelerator.is_main_process:
+        data, layout, figures = spec.data, spec.engine.layout, {}
+        threads = spec.engine.decode_threads or None
+        for key, store in (("decoder", resolved.source), ("target_decoder", resolved.target)):
+            if store is not None and getattr(data, key) == "auto":
+                choice = choose_decoder(store, accelerator.device, threads)
+                reporter.say(f"decoder for {store.path.name!r}: {choice.name} ({choice.summary()})")
+                data = replace(data, **{key: choice.name})  # type: ignore[arg-type]
+                figures[key] = choice.to_dict()
+        if layout == "auto":
+            build = partial(create_backbone, spec.backbone.name, **spec.backbone.options)
+            clip = ClipSpec(spec.data.frames, spec.data.size)
+            layout, seconds = faster_layout(build, clip, min(spec.pretrain.batch, 16), accelerator.device)
+            shown = ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
+            reporter.say(f"memory layout: {layout} (a training pass of the backbone: {shown})")
+            figures["layout_seconds"] = seconds
+        choices = [(data, layout, figures)]
+    data, layout, figures = broadcast_object_list(choices)[0]
+    return replace(spec, data=data, engine=replace(spec.engine, layout=layout)), figures
+
+
+def store_identity(store: Store | None) -> str:
+    """A hash that changes when the videos of a store do; "none" without a store."""
+    if store is None:
+        return "none"
+    lines = "\n".join(f"{video}\t{frames}" for video, frames in zip(store.ids, store.frames.tolist(), strict=True))
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
+
+
+def identity(request: Mapping[str, Any], resolved: Resolved) -> dict[str, str]:
+    """What a folder of results must be of, to be gone on with."""
+    return {
+        "request": request_hash(request),
+        "requested": json.dumps(dict(request), sort_keys=True),
+        "source": store_identity(resolved.source),
+        "target": store_identity(resolved.target),
+        **({"weights": resolved.weights.sha256} if resolved.weights else {}),
+    }
+
+
+def require_unchanged(run: RunDirectory, stored: Mapping[str, str], resolved: Resolved) -> None:
+    """Raises RunError where the data or the file of weights are no longer those that a folder was begun with."""
+    present: dict[str, tuple[Any, str]] = {}
+    for role, store in (("source", resolved.source), ("target", resolved.target)):
+        if store is not None:
+            present[role] = f"the {role} data {store.path.name!r}", store_identity(store)
+    if resolved.weights is not None:
+        present["weights"] = f"the file of weights {resolved.weights.path}", resolved.weights.sha256
+    for role, (what, now) in present.items():
+        if stored.get(role) != now:
+            raise RunError(
+                f"{what} changed since this run began ({run.path}). Begin anew with --out, or bring back what was "
+                "there."
+            )
+
+
+def leave_together() -> None:
+    """Ends the processes of a run at one time: one that ends while another still talks to it is ended by an abort of
+    the C++ side."""
+    processes().wait_for_everyone()
+    processes().destroy_process_group()
