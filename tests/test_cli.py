@@ -95,8 +95,14 @@ def test_lists_as_json(tmp_path):
     assert prp["group"] == "ST"
     assert prp["chance"] == ["C1 0.500", "C2 0.333", "C3 0.250"]
     backbones = json.loads(vidssl("list", "backbones", "--json", home=tmp_path).stdout)
-    shufflenet = next(b for b in backbones if b["name"] == "shufflenet")
+    shufflenet = next(b for b in backbones if b["name"] == "shufflenet" and not b["options"])
     assert (shufflenet["parameters"], shufflenet["with_400_classes"]) == (3_606_288, 4_374_688)
     assert shufflenet["gmac"] == pytest.approx(0.513, rel=0.005)
+    assert (shufflenet["feature"], shufflenet["last_map"]) == (1920, "1920x1x4x4")
+    assert (shufflenet["paper_millions"], shufflenet["paper_counts_with"]) == (4.59, [512])
+    assert ("r3d", {"blocks": 2}) in [(row["name"], row["options"]) for row in backbones]
+    shown = vidssl("list", "backbones", home=tmp_path, COLUMNS="80").stdout
+    assert "33,166,272" in shown
+    assert "include linear layers: mobilenet 512 and 101, shufflenet 512, squeezenet 101" in " ".join(shown.split())
     assert json.loads(vidssl("list", "data", "--json", home=tmp_path).stdout) == []
     assert json.loads(vidssl("list", "runs", "--json", home=tmp_path).stdout) == []

@@ -335,6 +335,21 @@ def test_weights_of_another_network_are_refused_before_anything_is_written(finis
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--backbone", "c3d", "--set", "data.frames=4"], ["C3D takes no clip of 4 frames", "8 or more"]),
+        (["--backbone", "vit", "--set", "data.size=40"], ["ViT takes no clip of 40 pixels", "multiples of 16"]),
+        (["--set", "engine.precision=bf16"], ["bf16 needs a GPU", "fp32"]),
+    ],
+)
+def test_what_cannot_be_computed_is_refused_before_anything_is_written(home, tmp_path, words, says):
+    done = vidssl("run", "--data", "tiny", "--eval", "none", *words, "--out", tmp_path / "run", home=home)
+    assert done.returncode == 2, done.stderr
+    assert all(text in done.stderr for text in says), done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_of_before_inputs_goes_on(finished, home, tmp_path):
     out = tmp_path / "old"
     shutil.copytree(finished[0], out, ignore=shutil.ignore_patterns("evals"))

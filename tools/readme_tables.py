@@ -89,7 +89,55 @@ def decode() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"first-run": first_run, "decode": decode}
+def step() -> str:
+    """Training steps a network: the fastest way measured, and what the others cost beside it."""
+    result = newest("step_cpu_*.json")
+    rows = {row["name"]: row for row in result["rows"]}
+    lines = [
+        "| backbone | clips/s, best | how | share of peak | memory | eager, contiguous | best against it |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(row["name"].partition(",")[0] for row in result["rows"] if "gflop_per_clip" in row):
+        own = [row for row in rows.values() if row["name"].startswith(f"{name}, ") and "peer" not in row["name"]]
+        best = max((row for row in own if not row["error"]), key=lambda row: row["clips_per_second"])
+        plain = rows[f"{name}, eager, contiguous"]
+        ratio = best.get("wall_ratio")
+        shown = f"{ratio['median']:.2f} ({ratio['p25']:.2f} to {ratio['p75']:.2f})" if ratio else "1"
+        how = best["name"].partition(", ")[2].replace("_", "-")
+        lines.append(
+            f"| {name} | {best['clips_per_second']:.2f} | {how} | {100 * best['share_of_peak']:.0f} % | "
+            f"{best['memory_mib'] / 1024:.1f} GiB | {plain['clips_per_second']:.2f} | {shown} |"
+        )
+    lines.append("")
+    where = result["environment"]
+    lines.append(
+        f"Forward, backward and SGD on resident clips of {result['clip'][1]}x{result['clip'][2]}x{result['clip'][3]}, "
+        f"{result['precision']}, {result['threads']} threads of {where['cpu']}; ratios are medians (p25 to p75), pair "
+        f"by pair in one run; the peak is a matrix product's; `benchmarks/results/{result['file']}`."
+    )
+    return "\n".join(lines)
+
+
+def peers() -> str:
+    """ShuffleNet and MobileNet beside the same networks with torch's own depthwise convolution."""
+    result = newest("step_cpu_*.json")
+    rows = {row["name"]: row for row in result["rows"]}
+    lines = ["| | ours, eager | the same with torch's depthwise, contiguous | channels-last |", "|---|---|---|---|"]
+    for name in ("shufflenet", "mobilenet"):
+        ours = rows[f"{name}, eager, contiguous"]
+        cells = []
+        for layout in ("contiguous", "channels_last"):
+            row = rows[f"{name}, peer, {layout}"]
+            times = {key: 1 / row["wall_ratio"][key] for key in ("p25", "median", "p75")}
+            cells.append(
+                f"{row['clips_per_second']:.1f}: ours {times['median']:.1f} ({times['p75']:.1f} to {times['p25']:.1f}) "
+                "times as fast"
+            )
+        lines.append(f"| {name}, clips/s | {ours['clips_per_second']:.1f} | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines)
+
+
+TABLES = {"first-run": first_run, "decode": decode, "step": step, "peers": peers}
 
 
 def filled(text: str) -> str:

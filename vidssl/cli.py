@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -304,7 +304,7 @@ def _show(
         return
     there = dict.fromkeys(key for row in rows for key in row)
     keys = [key for key in columns or there if key in there]
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, caption=caption, caption_justify="left")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for key in keys:
         # names are there to be typed again: broken over two lines rather than cut; numbers are never broken
         number = all(isinstance(row.get(key), int | float | None) for row in rows)
@@ -314,11 +314,14 @@ def _show(
             overflow="fold",
             no_wrap=number,
             justify="right" if number else "left",
-            min_width=min(longest, 20) if key == keys[0] else None,
+            min_width=min(longest, 14) if key == keys[0] else None,
         )
     for row in rows:
         table.add_row(*[_cell(row.get(key)) for key in keys])
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if caption:
+        console.print(caption)
 
 
 def _cell(value: Any) -> str:

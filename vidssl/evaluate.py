@@ -193,6 +193,7 @@ def _evaluate(
     names: list[str],
     reporter: Reporter,
 ) -> dict[str, Any]:
+    backbone.check_clip(resolved.spec.data.frames, resolved.spec.data.size, resolved.spec.data.size)
     keep_freed_memory()
     for note in resolved.notes:
         reporter.say(note)

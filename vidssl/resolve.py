@@ -97,6 +97,7 @@ def resolve(request: Mapping[str, Any], reporter: Reporter) -> Resolved:
         eval=replace(spec.eval, names=list(wanted)),
         engine=resolve_engine(spec.engine, on_gpu),
     )
+    backbone.check_clip(spec.data.frames, spec.data.size, spec.data.size)
     return Resolved(spec, source, target, initial, weights, notes)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from vidssl.presets import small_preset
-from vidssl.report.paper import cell, published, tables
+from vidssl.report.listing import backbone_rows
+from vidssl.report.paper import ARCHITECTURES, cell, published, tables
 from vidssl.spec import RunSpec, override
 
 PROTOCOL = {"data.source": "k400", "data.subset": "50k", "data.target": "ucf101"}
@@ -33,6 +34,7 @@ def test_the_papers_protocol_gets_the_papers_number():
         ("pretrain.epochs", 50, "pre-training epochs 50, the paper's 200"),
         ("finetune.epochs", 10, "fine-tuning epochs 10"),
         ("backbone.name", "mobilenet", "no cell for prp on mobilenet"),
+        ("backbone.width", 0.5, "backbone.width 0.5, the paper's network has 2.0"),
     ],
 )
 def test_any_other_gets_none_and_says_what_differs(key, value, says):
@@ -50,3 +52,13 @@ def test_the_small_preset_sees_as_many_clips_whatever_the_data():
     for videos in (190, 480, 50_000):
         epochs = small_preset("prp", videos, videos)["pretrain.epochs"]
         assert epochs == 1 or 4300 < epochs * videos < 5300
+
+
+def test_with_their_linear_layers_our_networks_have_the_papers_counts_and_cost():
+    for row in backbone_rows():
+        if row["name"] in ARCHITECTURES and not row["options"]:
+            millions, gflops, head = ARCHITECTURES[row["name"]]
+            assert row["paper_millions"] == row["ours_millions"] == millions
+            assert row["paper_counts_with"] == list(head)
+            # the paper's cost is two a multiply-add, and a little more than convolutions
+            assert 2 * row["gmac"] == pytest.approx(gflops, rel=0.08)

@@ -7,7 +7,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from ..spec import RunSpec
+from ..backbones import BACKBONES
+from ..spec import RunSpec, signature_options
 
 _COLUMNS = {
     "rotnet": "Rot",
@@ -68,6 +69,10 @@ def published(spec: RunSpec) -> tuple[float | None, str]:
     for what, (ours, theirs) in wanted.items():
         if str(ours) != str(theirs):
             differs.append(f"{what} {ours}, the paper's {theirs}")
+    defaults = {key: default for key, (_, default) in signature_options(BACKBONES.get(spec.backbone.name)).items()}
+    for key, value in spec.backbone.options.items():
+        if value != defaults[key]:
+            differs.append(f"backbone.{key} {value}, the paper's network has {defaults[key]}")
     row, column = _ROWS.get(spec.backbone.name), _COLUMNS.get(spec.task.name)
     if row is None or column is None:
         differs.append(f"table 1 has no cell for {spec.task.name} on {spec.backbone.name}")
