@@ -14,6 +14,7 @@ from vidssl.transforms.geometry import (
     crop_flip,
     crop_side,
     offsets,
+    quarter_turns,
     resize,
     to_clip,
     warp,
@@ -124,3 +125,17 @@ def test_resize_of_a_ramp_is_a_ramp():
     assert resize(ramp, 40) is ramp
     middle = resize(ramp, 20)[0, 0, 0, 5, 3:-3]
     assert torch.allclose(middle, torch.arange(20)[3:-3] * 2 + 0.5, atol=1e-4)
+
+
+def test_quarter_turns_by_hand():
+    x = torch.arange(4.0).view(1, 1, 1, 2, 2).expand(4, 3, 2, 2, 2)  # 0 1 over 2 3
+    got = quarter_turns(x, torch.arange(4))
+    assert [clip[2, 1].flatten().tolist() for clip in got] == [[0, 1, 2, 3], [1, 3, 0, 2], [3, 2, 1, 0], [2, 0, 3, 1]]
+
+
+def test_quarter_turns_are_numpys(moving_frames):
+    x = to_clip(moving_frames(batch=4, height=9, width=9))
+    turns = torch.tensor([3, 0, 2, 1])
+    got = quarter_turns(x, turns)
+    for clip, before, k in zip(got, x, turns.tolist(), strict=True):
+        assert np.array_equal(clip.numpy(), np.rot90(before.numpy(), k, axes=(2, 3)))

@@ -15,6 +15,8 @@ TASKS = Registry(
     "vidssl.tasks",
     {
         "prp": "vidssl.tasks.prp:PRP",
+        "rotnet": "vidssl.tasks.rotnet:RotNet",
+        "vcop": "vidssl.tasks.vcop:VCOP",
     },
 )
 
