@@ -50,12 +50,15 @@ class Candidate:
             of work it did. Whatever `open` raises becomes the row's error.
         note: what a reader must know of it.
         against: the row that its ratio is taken to; None for the benchmark's baseline, "" for no ratio.
+        group: candidates take turns within their group only. One that follows another sort of work finds the caches and
+            the allocator's memory laid out for that, and would pay for it.
     """
 
     name: str
     open: Callable[[], Callable[[int], int]]
     note: str = ""
     against: str | None = None
+    group: str = ""
 
 
 @dataclass
@@ -81,7 +84,14 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def measure(candidates: Iterable[Candidate], iterations: int, warm_up: int) -> list[Row]:
-    """Opens all candidates, warms each up, then lets them take turns."""
+    """Group by group: opens the candidates, warms each up, then lets them take turns."""
+    groups: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault(candidate.group, []).append(candidate)
+    return [row for group in groups.values() for row in _take_turns(group, iterations, warm_up)]
+
+
+def _take_turns(candidates: list[Candidate], iterations: int, warm_up: int) -> list[Row]:
     rows, calls = [], {}
     for candidate in candidates:
         row = Row(candidate.name, candidate.note, candidate.against)

@@ -368,3 +368,19 @@ def test_a_run_of_before_inputs_goes_on(finished, home, tmp_path):
     assert (
         json.loads(again.stdout.splitlines()[-1])["evals"]["retrieval"]["top1"] == numbers(out)[1]["retrieval"]["top1"]
     )
+
+
+def test_a_run_of_a_gpu_is_evaluated_without_one_but_not_gone_on_with(finished, home, tmp_path):
+    out = tmp_path / "gpu"
+    shutil.copytree(finished[0], out, ignore=shutil.ignore_patterns("evals"))
+    spec = tomllib.loads((out / "spec.toml").read_text())
+    spec["engine"] |= {"precision": "bf16", "compile": "on"}
+    (out / "spec.toml").write_text(tomli_w.dumps(spec))
+    done = vidssl("run", "--data", "tiny", "--out", out, *SMALL, home=home)
+    assert done.returncode == 2
+    assert "begun in bf16 on a GPU, and there is none here" in done.stderr
+    again = vidssl("eval", out, "--on", "tiny", "--with", "retrieval", "--json", home=home)
+    assert again.returncode == 0, again.stderr
+    summary = json.loads(again.stdout.splitlines()[-1])
+    assert (summary["spec"]["engine"]["precision"], summary["spec"]["engine"]["compile"]) == ("fp32", "off")
+    assert summary["evals"]["retrieval"]["top1"] == numbers(finished[0])[1]["retrieval"]["top1"]

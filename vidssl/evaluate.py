@@ -119,7 +119,11 @@ def evaluate_run(
         raise RunError(f"{directory} is no run with a finished pre-training. `vidssl list runs` shows those there are.")
     stored = RunDirectory(folder).stored() or {}
     stored.pop("identity", None)
-    spec = override(from_dict(stored), changes)
+    spec = from_dict(stored)
+    if spec.engine.precision == "bf16" and not torch.cuda.is_available():  # pre-trained on a GPU, evaluated without
+        spec = replace(spec, engine=replace(spec.engine, precision="auto", compile="auto", layout="auto"))
+    spec = override(spec, changes)
+    spec = replace(spec, engine=resolve_engine(spec.engine, torch.cuda.is_available()))
     backbone = create_backbone(spec.backbone.name, **spec.backbone.options)
     load_weights(backbone, folder / "model.safetensors", input=backbone.input)
     store = open_data(on, reporter)

@@ -25,6 +25,7 @@ from .engine.progress import Reporter
 from .engine.runs import RunDirectory, write_atomic
 from .engine.setup import build_accelerator, keep_freed_memory
 from .engine.trainer import Context, Trainer
+from .errors import RunError
 from .evals.pretext import evaluate_pretext
 from .evaluate import run_evaluations, summarise
 from .home import runs_dir
@@ -78,6 +79,11 @@ def execute(request: Mapping[str, Any], out: Path | None, reporter: Reporter) ->
     if stored is not None:
         require_unchanged(run, stored.pop("identity"), resolved)
         resolved.spec = from_dict(stored)
+        if resolved.spec.engine.precision == "bf16" and not torch.cuda.is_available():
+            raise RunError(
+                f"{run.path} was begun in bf16 on a GPU, and there is none here. Go on with it where there is one, or "
+                "begin anew with --out."
+            )
     accelerator = build_accelerator(resolved.spec.engine)
     for note in resolved.notes:
         reporter.say(note)

@@ -51,7 +51,7 @@ class ViT(Backbone):
 
     stride = TUBELET
     origin = "Tong et al., NeurIPS 2022; MCG-NJU/VideoMAE"
-    variants = ({"size": "small"}, {"size": "large"})
+    variants = ({"size": "small"}, {"size": "large"}, {"norm": "mean"}, {"size": "small", "norm": "mean"})
     smallest = TUBELET
     multiple = TUBELET
     public_input = "imagenet"
