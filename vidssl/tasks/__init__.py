@@ -17,6 +17,7 @@ TASKS = Registry(
         "prp": "vidssl.tasks.prp:PRP",
         "rotnet": "vidssl.tasks.rotnet:RotNet",
         "vcop": "vidssl.tasks.vcop:VCOP",
+        "vmae": "vidssl.tasks.vmae:VMAE",
     },
 )
 
