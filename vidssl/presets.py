@@ -28,7 +28,10 @@ SMALL: dict[str, Any] = {
     "finetune.schedule": "cosine",
     "finetune.warmup_epochs": 1.0,
 }
-SMALL_TASK: dict[str, dict[str, Any]] = {"prp": {"decoder_width": 0.25, "head_width": 0.5}}
+SMALL_TASK: dict[str, dict[str, Any]] = {
+    "prp": {"decoder_width": 0.25, "head_width": 0.5},
+    "rotnet": {"copies": "one"},  # all four would be four clips a sample
+}
 
 
 def small_preset(task: str, pretrain_videos: int, finetune_videos: int) -> dict[str, Any]:

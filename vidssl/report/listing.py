@@ -7,6 +7,7 @@ from typing import Any
 
 from ..data import catalog
 from ..home import runs_dir
+from ..spec import dataclass_options
 
 
 def task_rows() -> list[dict[str, Any]]:
@@ -18,16 +19,17 @@ def task_rows() -> list[dict[str, Any]]:
     backbone = create_backbone("shufflenet", width=0.5)
     for name in TASKS.names():
         task = TASKS.get(name)
-        levels = {}
-        for level in (1, 2, 3):
-            levels[f"C{level}"] = create_task(name, backbone, complexity=level).chance()
+        levels = [1, 2, 3] if "complexity" in dataclass_options(task.Args) else []
+        chance = [f"C{level} {create_task(name, backbone, complexity=level).chance():.3f}" for level in levels]
+        default = create_task(name, backbone)
         rows.append(
             {
                 "name": name,
                 "group": task.group,
                 "contrastive": task.contrastive,
-                "frames_needed": create_task(name, backbone).request().min_frames,
-                "chance": [f"{key} {value:.3f}" for key, value in levels.items()],
+                "metric": task.metric,
+                "frames_needed": default.request().min_frames,
+                "chance": chance or [f"{default.chance():.3f}"],
                 "paper": task.paper,
             }
         )
