@@ -113,7 +113,8 @@ def step() -> str:
     lines.append(
         f"Forward, backward and SGD on resident clips of {result['clip'][1]}x{result['clip'][2]}x{result['clip'][3]}, "
         f"{result['precision']}, {result['threads']} threads of {where['cpu']}; ratios are medians (p25 to p75), pair "
-        f"by pair in one run; the peak is a matrix product's; `benchmarks/results/{result['file']}`."
+        f"by pair in one run; the peak, {result['peak_gflops']:.0f} GFLOP/s, is the better of a matrix product and a "
+        f"dense convolution; `benchmarks/results/{result['file']}`."
     )
     return "\n".join(lines)
 
