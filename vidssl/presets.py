@@ -31,6 +31,7 @@ SMALL: dict[str, Any] = {
 SMALL_TASK: dict[str, dict[str, Any]] = {
     "prp": {"decoder_width": 0.25, "head_width": 0.5},
     "rotnet": {"copies": "one"},  # all four would be four clips a sample
+    "vmae": {"decoder_width": 0.25},
 }
 
 

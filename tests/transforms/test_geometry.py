@@ -78,6 +78,14 @@ def test_warp_without_rotation_is_the_slice(moving_frames):
     assert torch.allclose(warp(frames, crop, torch.zeros(2), 35), exact, atol=1e-2)
 
 
+def test_warp_keeps_its_precision_under_autocast(moving_frames):
+    frames, zero = moving_frames(), torch.zeros(2, dtype=torch.int64)
+    arguments = (frames, Crop(zero, zero, zero.bool(), 35), torch.tensor([9.0, -7.5]), 35)
+    plain = warp(*arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(warp(*arguments), plain)
+
+
 def test_warp_does_not_alias_when_it_shrinks():
     # a chessboard of single pixels, 4 times smaller, is grey; bare bilinear sampling would still show black and white
     board = (torch.arange(80)[:, None] + torch.arange(107)).remainder(2).mul(255).to(torch.uint8)

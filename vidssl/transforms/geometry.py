@@ -102,7 +102,8 @@ def warp(frames_BTHWC: torch.Tensor, crop: Crop, degrees_B: torch.Tensor, size: 
         flat = F.interpolate(x.flatten(1, 2), smaller, mode="bilinear", align_corners=False, antialias=True)
         x = flat.unflatten(1, x.shape[1:3])
     theta = _sampling_matrix(crop, degrees_B, height, width)
-    grid = F.affine_grid(theta, [len(x), 1, size, size], align_corners=False)
+    with torch.autocast(x.device.type, enabled=False):  # eight bits of mantissa would displace pixels
+        grid = F.affine_grid(theta, [len(x), 1, size, size], align_corners=False)
     # channels and frames share the grid, so it is computed, and its neighbours found, once a clip
     out = F.grid_sample(x.flatten(1, 2), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return out.unflatten(1, x.shape[1:3])
