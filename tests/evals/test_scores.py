@@ -69,3 +69,11 @@ def test_the_interval_is_that_of_the_videos_means_by_hand():
     # means 0.5, 1, 0, 0.5: deviation 0.40825, standard error 0.20412, 1.96 of them 0.40008
     scores, videos = np.array([1.0, 0, 1, 1, 0, 0, 1, 0]), np.repeat(np.arange(4), 2)
     assert clustered_interval(scores, videos) == pytest.approx((0.09992, 0.90008), abs=1e-4)
+
+
+def test_a_score_below_zero_keeps_its_interval():
+    """V-MAE's explained variation can be negative."""
+    scores = np.array([-0.1, -0.1, 0.05, 0.05])
+    low, high = clustered_interval(scores, np.array([0, 0, 1, 1]))
+    assert (low, high) == pytest.approx((-0.025 - 1.96 * 0.075, -0.025 + 1.96 * 0.075))
+    assert clustered_interval(np.full(4, -1.0), np.arange(4)) == (-1.0, -1.0)

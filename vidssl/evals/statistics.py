@@ -10,15 +10,17 @@ def clustered_interval(scores: np.ndarray, clusters: np.ndarray, z: float = 1.96
 
     The mean over clusters and its standard error; with one score a cluster this is the usual normal interval. Where
     all clusters agree (standard error 0) the Wilson interval over clusters is given instead, so that a handful of
-    lucky videos does not look certain.
+    lucky videos does not look certain. Scores are at most 1; fractions, which are never below 0, have no interval there.
     """
     ids = np.unique(clusters)
     means = np.array([scores[clusters == i].mean() for i in ids])
     count, centre = len(means), means.mean()
     error = means.std(ddof=1) / np.sqrt(count) if count > 1 else 0.0
-    if error == 0.0:
+    fractions = bool(scores.min() >= 0)
+    if error == 0.0 and fractions:
         return wilson_interval(centre, count, z)
-    return max(0.0, float(centre - z * error)), min(1.0, float(centre + z * error))
+    low, high = float(centre - z * error), min(1.0, float(centre + z * error))
+    return (max(0.0, low) if fractions else low), high
 
 
 def wilson_interval(fraction: float, count: int, z: float = 1.96) -> tuple[float, float]:
