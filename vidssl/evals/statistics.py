@@ -10,7 +10,8 @@ def clustered_interval(scores: np.ndarray, clusters: np.ndarray, z: float = 1.96
 
     The mean over clusters and its standard error; with one score a cluster this is the usual normal interval. Where
     all clusters agree (standard error 0) the Wilson interval over clusters is given instead, so that a handful of
-    lucky videos does not look certain. Scores are at most 1; fractions, which are never below 0, have no interval there.
+    lucky videos does not look certain. Scores are at most 1; where none is below 0 the interval is not
+    either.
     """
     ids = np.unique(clusters)
     means = np.array([scores[clusters == i].mean() for i in ids])
