@@ -67,7 +67,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "mobilenet_v1": {"width": 0.25},
     "vit": {"size": "small"},
 }
-CLIP = (16, 32, 32)
+CLIP = (8, 32, 32)
 
 
 @cache
