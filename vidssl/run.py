@@ -126,7 +126,8 @@ def _pretrain(task: Task, decoder: Decoder, spec: RunSpec, context: Context) -> 
     if trained["extended_clips"]:
         share = trained["extended_clips"] / max(1, trained["clips"])
         context.reporter.say(
-            f"pretrain: {100 * share:.0f} % of the clips came from videos too short for them and were extended"
+            f"pretrain: {100 * share:.0f} % of the clips came from videos too short for them: frames were repeated, or "
+            "gaps made smaller"
         )
     result = {**tested, **trained, "videos_trained": len(rows), "tested_on": "test" if len(test) else "train"}
     if run.main:

@@ -13,8 +13,8 @@ What differs: the classifier is left out (a task or an evaluation brings its own
 The original fails below 16 frames, because a unit's shortcut halves an odd T downwards while its branch halves it
 upwards; here an odd T is extended by its last slice before the shortcut's pool. Nothing changes at multiples of 16.
 
-On a CPU the same sums are done in a cheaper order (see `DepthwiseConv3d` and `ShuffleNet.feature_map`): a training step
-of 16 clips of 16x64x64 takes a third less processor time than in the plain order.
+On a CPU the same sums are done in a cheaper order (see `DepthwiseConv3d` and `ShuffleNet.feature_map`);
+`benchmarks/step.py` times it beside the plain order.
 """
 
 from __future__ import annotations
