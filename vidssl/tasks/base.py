@@ -70,6 +70,14 @@ class Task(nn.Module):
     contrastive: ClassVar[bool] = False
     paper: ClassVar[str] = ""
     """Authors, venue, year."""
+    clips_per_sample: int = 1
+    """How many clips the networks see of each sample."""
+    labels: str = "-"
+    """What is told apart, in words: "4 dilations"."""
+    kept: ClassVar[tuple[str, ...]] = ()
+    """Entries of `forward`'s dict that `after_step` is given; they are not logged."""
+    whole_steps: ClassVar[bool] = False
+    """The loss compares the samples of a step, so that a step cannot be split into passes."""
 
     def __init__(self, backbone: Backbone, clip: ClipSpec) -> None:
         super().__init__()
@@ -88,13 +96,30 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def forward(self, views: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Returns `loss` (scalar), the metric as a float tensor [B] with one value a sample, and what else is "
-        "logged."""
+        """Returns `loss` (scalar), the metric as a float tensor [B] with one value a sample, and what else is logged.
+
+        A scalar `chance` among it replaces `chance()` where guessing depends on the size of the step. Changes nothing
+        of the task but the statistics of batch norm.
+        """
         raise NotImplementedError
 
     def chance(self) -> float:
         """What guessing scores on the metric."""
         raise NotImplementedError
+
+    def after_step(self, kept: dict[str, torch.Tensor]) -> None:
+        """Called after each optimizer step of a training, under no_grad: key encoders and queues move here.
+
+        Args:
+            kept: the `kept` entries over all passes of the step, [N, ...]: this process's samples, in their order.
+        """
+
+    def check_data(self, num_videos: int, batch: int) -> list[str]:
+        """What the user should read before a training on so many videos in steps of `batch` samples.
+
+        Raises ConfigError where it cannot work.
+        """
+        return []
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimizer groups; `lr_scale` multiplies the learning rate of a group."""
