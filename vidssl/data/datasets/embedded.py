@@ -13,6 +13,11 @@ Colours are nearly the same in all videos: a grey background with a breath of ti
 With free colours a network knows each of some hundred training videos by its colour instead of learning the classes
 (seen: fine-tuning at 0.59 on train and at chance on test; benchmarks/results/NOTES.md).
 
+Two things hold in nearly all real video, and here too, in every video alike. Light falls from above, on the scene and on
+every object: without it nothing tells which side of a picture is up, and rotation prediction stayed at chance. And time
+has a direction: dark stains spread over the ground, so that a later moment can be told from an earlier one; without
+them clip order stayed at chance (benchmarks/results/NOTES.md).
+
 Speeds are bounded (SPEED pixels a frame, background and camera a fraction of it), so that the same video played 1, 2, 4
 and 8 times as fast can be told apart at 64 pixels, which is what playback-rate tasks need.
 
@@ -39,7 +44,7 @@ import numpy as np
 
 from ...errors import ConfigError, EnvironmentProblem
 
-RENDER_VERSION = 2  # a higher number renders everything again
+RENDER_VERSION = 3  # a higher number renders everything again
 NUM_TRAIN, NUM_TEST = 480, 96  # multiples of the 48 pairs of appearance and motion
 NUM_FRAMES, FPS = 144, 30  # playback-rate tasks need 16 frames at dilation 8: 121, and room for a random start
 WIDTH, HEIGHT = 160, 120
@@ -50,6 +55,8 @@ NUM_OBJECTS = 3
 RADIUS = (14.0, 34.0)  # pixels; log-uniform
 SPEED = (0.9, 1.4)  # pixels a frame
 DRIFT, SHAKE = 0.25, 1.2  # background: pixels a frame at most; camera: pixels of standard deviation
+LIGHT = 40.0  # grey levels from the top of the picture, and of each object, to its bottom
+STAIN, STAINED = 40.0, 0.8  # how much darker, in grey levels; share of the ground at the end of the video
 NOISE = 2.0  # grey levels of standard deviation, fresh in each frame
 SPLIT_KEYS = {"train": 0x747261696E, "test": 0x74657374}
 TILE = 256  # the background repeats after this many pixels; a power of two
@@ -156,19 +163,30 @@ def draw(video: Scene, frames_T: np.ndarray) -> np.ndarray:
     rng = _stream(video.split, video.number, part=1)
     tile, noise = _background(rng), rng.normal(0, NOISE, 1 << 15).astype(np.float32)
     noise_start = (rng.integers(len(noise)) + frames * 7919) % len(noise)
-    _draw(out, tile, -offset_T2, state, shape, texture, video.colours_23, noise, noise_start)
+    stained = STAINED * frames / (NUM_FRAMES - 1)
+    _draw(out, tile, -offset_T2, stained, state, shape, texture, video.colours_23, noise, noise_start)
     return out
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:
-    """float32 [TILE, TILE, 3]: smooth noise of three scales between two greys; repeats without a seam."""
-    grey = np.zeros((TILE, TILE), np.float32)
-    for cells, weight in ((8, 1.0), (20, 0.8), (52, 0.6)):
-        knots = rng.uniform(-1, 1, (cells, cells)).astype(np.float32)
-        grey += weight * _stretch(_stretch(knots).T).T
-    grey = np.clip(0.5 + 0.4 * grey, 0, 1)[..., None]
+    """float32 [TILE, TILE, 4]: RGB, smooth noise between two greys, and the share of the ground that is stained when the
+    stain gets here, 0 to 1; repeats without a seam."""
+    grey = np.clip(0.5 + 0.4 * _smooth_noise(rng, ((8, 1.0), (20, 0.8), (52, 0.6))), 0, 1)[..., None]
     low, high = rng.uniform(80, 90) + rng.uniform(-8, 8, 3), 60.0
-    return np.ascontiguousarray(np.clip(low + grey * high, 0, 255), np.float32)
+    order = np.argsort(_smooth_noise(rng, ((12, 1.0), (40, 1.0))), axis=None)
+    stained_at = np.empty(TILE * TILE)
+    stained_at[order] = np.arange(TILE * TILE) / (TILE * TILE)
+    tile = np.concatenate([np.clip(low + grey * high, 0, 255), stained_at.reshape(TILE, TILE, 1)], 2)
+    return np.ascontiguousarray(tile, np.float32)
+
+
+def _smooth_noise(rng: np.random.Generator, scales: tuple[tuple[int, float], ...]) -> np.ndarray:
+    """float32 [TILE, TILE]: a sum of lattices of so many cells a side, each with its weight."""
+    noise = np.zeros((TILE, TILE), np.float32)
+    for cells, weight in scales:
+        knots = rng.uniform(-1, 1, (cells, cells)).astype(np.float32)
+        noise += weight * _stretch(_stretch(knots).T).T
+    return noise
 
 
 def _stretch(knots_YX: np.ndarray) -> np.ndarray:
@@ -211,7 +229,7 @@ def _texture(texture, x, y):
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
-def _draw(out, tile, offset, state, shape, texture, colours, noise, noise_start):
+def _draw(out, tile, offset, stained, state, shape, texture, colours, noise, noise_start):
     frames, height, width, _ = out.shape
     mask, noise_mask = tile.shape[0] - 1, len(noise) - 1
     canvas = np.empty((height, width, 3), np.float32)
@@ -223,17 +241,22 @@ def _draw(out, tile, offset, state, shape, texture, colours, noise, noise_start)
         w00, w01, w10, w11 = (one - fy) * (one - fx), (one - fy) * fx, fy * (one - fx), fy * fx
         for y in range(height):
             y0, y1 = (int(top) + y) & mask, (int(top) + y + 1) & mask
+            light = np.float32(LIGHT * (0.5 - y / height))
             for x in range(width):
                 x0, x1 = (int(left) + x) & mask, (int(left) + x + 1) & mask
+                upper = w00 * tile[y0, x0, 3] + w01 * tile[y0, x1, 3]
+                stain = np.float32(stained[t]) - (upper + w10 * tile[y1, x0, 3] + w11 * tile[y1, x1, 3])
+                shade = light - np.float32(STAIN) * min(max(np.float32(20) * stain, np.float32(0)), one)
                 for c in range(3):
                     upper = w00 * tile[y0, x0, c] + w01 * tile[y0, x1, c]
-                    canvas[y, x, c] = upper + w10 * tile[y1, x0, c] + w11 * tile[y1, x1, c]
+                    canvas[y, x, c] = upper + w10 * tile[y1, x0, c] + w11 * tile[y1, x1, c] + shade
         for n in range(state.shape[1]):
             cx, cy, radius, angle = state[t, n, 0], state[t, n, 1], state[t, n, 2], state[t, n, 3]
             cos, sin, reach = math.cos(angle) / radius, math.sin(angle) / radius, int(radius * 1.2) + 2
             ix, iy = math.floor(cx), math.floor(cy)
             for dy in range(-reach, reach + 1):
                 py = iy + dy - cy
+                light = -0.5 * LIGHT * py / radius
                 for dx in range(-reach, reach + 1):
                     px = ix + dx - cx
                     u, v = cos * px + sin * py, cos * py - sin * px
@@ -244,7 +267,7 @@ def _draw(out, tile, offset, state, shape, texture, colours, noise, noise_start)
                     mix = _texture(texture, u, v)
                     x, y = (ix + dx) % width, (iy + dy) % height
                     for c in range(3):
-                        colour = colours[0, c] * (1.0 - mix) + colours[1, c] * mix
+                        colour = colours[0, c] * (1.0 - mix) + colours[1, c] * mix + light
                         canvas[y, x, c] += np.float32(alpha * (colour - canvas[y, x, c]))
         at = noise_start[t]
         for y in range(height):
