@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..data.plan import choose
-from .geometry import check_size, to_clip
+from .geometry import apply_separable, check_size, resize_matrix, to_clip
 
 SCALES = (1.0, 0.875, 0.75, 0.66)
 
@@ -59,19 +59,6 @@ class MultiScaleCrop:
         down_B, right_B = torch.tensor(PLACES, device=device)[place_B].unbind(1)
         top_B, left_B = down_B * ((height - tall_B) // 4), right_B * ((width - wide_B) // 4)
         with torch.autocast(device.type, enabled=False):  # eight bits of mantissa are too few for pixels
-            rows_BSH = _filter(top_B, tall_B, height, self.size)
-            columns_BSW = _filter(left_B, wide_B, width, self.size)
-            x = to_clip(frames_BTHWC)
-            narrow = (x.flatten(1, 3) @ columns_BSW.transpose(1, 2)).unflatten(1, (-1, height))
-            return (rows_BSH[:, None] @ narrow).unflatten(1, (3, -1)).div_(255)
-
-
-def _filter(start_B: torch.Tensor, length_B: torch.Tensor, pixels: int, size: int) -> torch.Tensor:
-    """float32 [B, size, pixels]: how much of each pixel along an axis goes into each pixel of the resized crop."""
-    start, length = start_B[:, None, None].float(), length_B[:, None, None].float()
-    step = length / size
-    centre = start + step * (torch.arange(size, device=start.device)[:, None] + 0.5)
-    pixel = torch.arange(pixels, device=start.device) + 0.5
-    weight = (1 - (pixel - centre).abs() / step.clamp_min(1)).clamp_min(0)
-    weight = weight * ((pixel > start) & (pixel < start + length))  # what lies outside the crop is not seen
-    return weight / weight.sum(-1, keepdim=True)
+            rows_BSH = resize_matrix(top_B, tall_B, height, self.size)
+            columns_BSW = resize_matrix(left_B, wide_B, width, self.size)
+            return apply_separable(to_clip(frames_BTHWC), rows_BSH, columns_BSW).div_(255)
