@@ -14,6 +14,7 @@ TASKS = Registry(
     "task",
     "vidssl.tasks",
     {
+        "cvrl": "vidssl.tasks.cvrl:CVRL",
         "prp": "vidssl.tasks.prp:PRP",
         "rotnet": "vidssl.tasks.rotnet:RotNet",
         "vcop": "vidssl.tasks.vcop:VCOP",
