@@ -35,6 +35,7 @@ from ..data.plan import choose
 from ..data.sampling import END_POLICIES, extend
 from ..errors import ConfigError, unknown_name
 from ..transforms.augment import CENTRE_ONLY, AugmentationArgs, SharedAugmentation
+from ..transforms.time import random_start
 from .base import ClipSpec, Draw, Request, Task
 from .decoder import ConvBlock, Decoder
 
@@ -144,7 +145,7 @@ class PRP(Task):
         step = choose(uniforms_NU[:, 0], len(self.dilations))
         s = np.array(self.dilations)[step]
         window = self.clip.frames * s
-        start = choose(uniforms_NU[:, 1], np.maximum(length - window, 1))
+        start = random_start(uniforms_NU[:, 1], length, window + 1)
         positions = np.concatenate([self._target_positions(s), self._attention_positions(s)], 1)
         indices = extend(start[:, None] + positions, length, self.args.short_videos)
         params = {"step": step, **self.augmentation.draw(uniforms_NU[:, 2:])}

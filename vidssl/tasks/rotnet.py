@@ -32,6 +32,7 @@ from ..data.sampling import END_POLICIES, extend
 from ..errors import ConfigError, unknown_name
 from ..transforms.augment import AugmentationArgs, SharedAugmentation
 from ..transforms.geometry import quarter_turns
+from ..transforms.time import dilate, random_start
 from .base import ClipSpec, Draw, Request, Task
 
 if TYPE_CHECKING:
@@ -122,8 +123,7 @@ class RotNet(Task):
     def draw(self, uniforms_NU: np.ndarray, video_frames_N: np.ndarray) -> Draw:
         length = np.asarray(video_frames_N, np.int64)
         window = self.request().min_frames
-        start = choose(uniforms_NU[:, 1], np.maximum(length - window, 0) + 1)
-        positions = start[:, None] + np.arange(self.clip.frames) * self.args.stride
+        positions = dilate(random_start(uniforms_NU[:, 1], length, window), self.clip.frames, self.args.stride)
         params = self.augmentation.draw(uniforms_NU[:, 2:])
         if self.args.copies == "one":
             params["turns"] = choose(uniforms_NU[:, 0], self.num_classes)

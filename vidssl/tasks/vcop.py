@@ -32,6 +32,7 @@ from ..data.plan import choose
 from ..data.sampling import END_POLICIES, extend
 from ..errors import ConfigError, unknown_name
 from ..transforms.augment import AugmentationArgs, SharedAugmentation
+from ..transforms.time import clip_tuple, random_start, shrink_gap, shuffle
 from .base import ClipSpec, Draw, Request, Task
 
 if TYPE_CHECKING:
@@ -129,11 +130,10 @@ class VCOP(Task):
         permutation = choose(uniforms_NU[:, 0], len(self.orders))
         gap, policy = np.full(len(length), self.args.gap), self.args.short_videos
         if policy == "shrink":
-            gap, policy = np.clip((length - request.num_frames) // (self.num_clips - 1), 0, self.args.gap), "reflect"
+            gap, policy = shrink_gap(length, self.num_clips, self.clip.frames, self.args.gap), "reflect"
         window = request.num_frames + (self.num_clips - 1) * gap
-        start = choose(uniforms_NU[:, 1], np.maximum(length - window, 0) + 1)
-        starts = start[:, None] + self.orders[permutation] * (self.clip.frames + gap)[:, None]
-        positions = (starts[:, :, None] + np.arange(self.clip.frames)).reshape(len(length), -1)
+        clips = clip_tuple(random_start(uniforms_NU[:, 1], length, window), self.num_clips, self.clip.frames, gap)
+        positions = shuffle(clips, self.orders[permutation]).reshape(len(length), -1)
         each = self.augmentation.draw(uniforms_NU[:, 2:].reshape(-1, SharedAugmentation.num_uniforms))
         params = {name: values.reshape(len(length), self.num_clips, *values.shape[1:]) for name, values in each.items()}
         params |= {"permutation": permutation, "gap": gap}
