@@ -37,9 +37,11 @@ SMALL_TASK: dict[str, dict[str, Any]] = {
 
 def small_preset(task: str, pretrain_videos: int, finetune_videos: int) -> dict[str, Any]:
     """The `small` preset's entries for a task and data of this many videos."""
+    epochs = max(1, round(PRETRAIN_CLIPS / pretrain_videos))
     return {
         **SMALL,
         **{f"task.{key}": value for key, value in SMALL_TASK.get(task, {}).items()},
-        "pretrain.epochs": max(1, round(PRETRAIN_CLIPS / pretrain_videos)),
+        "pretrain.epochs": epochs,
+        "watch.every": max(1, round(epochs / 4)),
         "finetune.epochs": max(1, round(FINETUNE_CLIPS / finetune_videos)),
     }

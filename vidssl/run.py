@@ -21,12 +21,15 @@ from .backbones.weights import load_weights
 from .data import catalog
 from .data.decode import open_decoder
 from .data.decode.base import Decoder
+from .data.store import Store
 from .engine.progress import Reporter
 from .engine.runs import RunDirectory, write_atomic
 from .engine.setup import build_accelerator, keep_freed_memory
 from .engine.trainer import Context, Trainer
 from .errors import RunError
 from .evals.pretext import evaluate_pretext
+from .evals.suite import open_target
+from .evals.watch import Watch
 from .evaluate import run_evaluations, summarise
 from .home import runs_dir
 from .resolve import (
@@ -103,13 +106,13 @@ def _stages(resolved: Resolved, context: Context) -> dict[str, Any]:
     assert resolved.source is not None
     decoder = open_decoder(spec.data.decoder, resolved.source, context.device, threads)
     task = build_task(spec, resolved.initial)
-    pretrain = _pretrain(task, decoder, spec, context)
     target = resolved.target
+    pretrain = _pretrain(task, decoder, target, spec, context)
     results = {} if target is None else run_evaluations(task.backbone, target, spec, context)
     return summarise(spec, task.backbone, pretrain, resolved.weights, results, context)
 
 
-def _pretrain(task: Task, decoder: Decoder, spec: RunSpec, context: Context) -> dict[str, Any]:
+def _pretrain(task: Task, decoder: Decoder, target: Store | None, spec: RunSpec, context: Context) -> dict[str, Any]:
     run = context.run
     weights = run.path / "model.safetensors"
     done = run.stage_result("pretrain")
@@ -118,7 +121,11 @@ def _pretrain(task: Task, decoder: Decoder, spec: RunSpec, context: Context) -> 
         return done
     source = decoder.store
     rows = catalog.training_rows(source, spec.data.subset)
-    trained = Trainer("pretrain", task, spec.pretrain, decoder, rows, context).fit()
+    watch = None
+    if target is not None and spec.watch.every:
+        opened = open_decoder(spec.data.target_decoder, target, context.device, spec.engine.decode_threads or None)
+        watch = Watch(task.backbone, open_target(opened), task.clip, spec.watch, spec.eval, context)
+    trained = Trainer("pretrain", task, spec.pretrain, decoder, rows, context, watch).fit()
     test = source.indices("test")
     tested = evaluate_pretext(
         task, decoder, test if len(test) else rows, context, spec.eval.pretext_repeats, spec.eval.batch

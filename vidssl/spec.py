@@ -86,14 +86,29 @@ class EvalSpec:
 
 
 @dataclass(frozen=True)
+class WatchSpec:
+    """How a pre-training is looked at while it goes on: k-NN, linear probe, rank and spread of the target's features.
+
+    Args:
+        every: epochs between two looks, the first before the training; 0 for none.
+        videos: at most so many of each split, equal a class; one clip of each.
+    """
+
+    every: int = 20
+    videos: int = 1000
+
+
+@dataclass(frozen=True)
 class EngineSpec:
-    """How it is computed. Nothing here should change a result beyond rounding.
+    """How it is computed. Nothing here should change a result beyond rounding, but `batch_norm` on several devices.
 
     Args:
         micro_batch: largest batch of one device in one pass; 0 for no limit. Smaller ones are accumulated.
         precision: "fp32", "bf16" or "auto" (bf16 on a GPU).
         compile: "on", "off" or "auto" (on a GPU).
         layout: "channels_last", "contiguous" or "auto" (both are timed).
+        batch_norm: "synced" (statistics over all devices: as many as there are give the same result) or "local" (over
+            each device's clips of a pass).
         checkpoint_every: steps between checkpoints; 0 means at the end of an epoch when the last is a minute old.
         log_every: steps between log lines; 0 means about fifty lines a stage.
         decode_threads: 0 for one a processor.
@@ -104,6 +119,7 @@ class EngineSpec:
     precision: str = "auto"
     compile: str = "auto"
     layout: str = "auto"
+    batch_norm: str = "synced"
     checkpoint_every: int = 0
     log_every: int = 0
     decode_threads: int = 0
@@ -123,6 +139,7 @@ class RunSpec:
     # VCOP's fine-tuning (SGD 1e-3, constant), the benchmark's lineage
     finetune: StageSpec = field(default_factory=lambda: StageSpec(epochs=100, lr=1e-3, schedule="constant"))
     eval: EvalSpec = field(default_factory=EvalSpec)
+    watch: WatchSpec = field(default_factory=WatchSpec)
     engine: EngineSpec = field(default_factory=EngineSpec)
     preset: str = "auto"
     seed: int = 0
@@ -134,6 +151,7 @@ _CHOICES = {
     "precision": ("auto", "fp32", "bf16"),
     "compile": ("auto", "on", "off"),
     "layout": ("auto", "channels_last", "contiguous"),
+    "batch_norm": ("synced", "local"),
     "preset": ("auto", "paper", "small"),
 }
 _AT_LEAST = {
@@ -143,6 +161,8 @@ _AT_LEAST = {
     "frames": 1,
     "size": 16,
     "pretext_repeats": 1,
+    "every": 0,
+    "videos": 2,
     "prefetch": 1,
     "lr": 0.0,
 }

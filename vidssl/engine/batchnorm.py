@@ -56,17 +56,11 @@ class SyncedBatchNorm(_BatchNorm):
         self.running_var.lerp_(variance_C.to(self.running_var.dtype), share)
 
 
-def synchronise(module: nn.Module, device: torch.device) -> nn.Module:
-    """The module with every batch norm in it replaced by one over all processes; parameters and buffers stay."""
+def synchronise(module: nn.Module, device: torch.device) -> None:
+    """Makes every batch norm within the module one over all processes; parameters and buffers stay what they are."""
     if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    for name, child in module.named_children():
-        setattr(module, name, synchronise(child, device))
-    if isinstance(module, _BatchNorm) and not isinstance(module, SyncedBatchNorm):
-        synced = SyncedBatchNorm(
-            module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
-        )
-        synced.__dict__.update({key: value for key, value in module.__dict__.items() if key.startswith("_")})
-        synced.training = module.training
-        return synced
-    return module
+        nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        return
+    for child in module.modules():
+        if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            child.__class__ = SyncedBatchNorm  # they differ in their check of dimensions only

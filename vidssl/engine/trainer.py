@@ -13,6 +13,7 @@ import math
 import resource
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,12 @@ from accelerate.utils import broadcast_object_list, gather_object
 from ..data.decode.base import Decoder
 from ..data.loader import Batch, ClipLoader
 from ..data.plan import Plan
-from ..errors import RunError
+from ..errors import ConfigError, RunError
 from ..spec import EngineSpec, StageSpec
 from ..tasks.base import Task
 from . import checkpoint
+from .batchnorm import synchronise
+from .health import Health
 from .optim import build_optimizer, learning_rate, set_learning_rate
 from .progress import Meter, Reporter
 from .runs import RunDirectory
@@ -59,12 +62,20 @@ class Trainer:
     Args:
         name: of the stage; names its checkpoints and log lines.
         samples: int64 [N], rows of the decoder's store.
+        watch: called with the number of epochs done, before the first and after each; what it returns is logged.
     """
 
     def __init__(
-        self, name: str, task: Task, stage: StageSpec, decoder: Decoder, samples: np.ndarray, context: Context
+        self,
+        name: str,
+        task: Task,
+        stage: StageSpec,
+        decoder: Decoder,
+        samples: np.ndarray,
+        context: Context,
+        watch: Callable[[int], dict[str, Any] | None] | None = None,
     ) -> None:
-        self.name, self.stage, self.decoder, self.context = name, stage, decoder, context
+        self.name, self.stage, self.decoder, self.context, self.watch = name, stage, decoder, context, watch
         accelerator = context.accelerator
         self.plan = Plan(
             samples=samples,
@@ -75,6 +86,11 @@ class Trainer:
             rank=accelerator.process_index,
             world=accelerator.num_processes,
         )
+        self._require_whole_steps(task)
+        for note in task.check_data(len(samples), self.plan.batch):
+            context.reporter.say(f"{name}: {note}")
+        if accelerator.num_processes > 1 and context.engine.batch_norm == "synced":
+            synchronise(task, accelerator.device)
         if context.engine.layout == "channels_last":
             task.to(memory_format=torch.channels_last_3d)
         self.task = task
@@ -82,6 +98,8 @@ class Trainer:
         self.model, self.optimizer = accelerator.prepare(task, optimizer)
         self.directory = Path(context.run.path) / "checkpoints"
         self.sums: defaultdict[str, torch.Tensor | float] = defaultdict(float)
+        self._kept: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
+        self.health = Health(name, self.plan.num_steps)
         self._note = ""
         self.num_extended = 0
         self.num_clips = 0
@@ -101,7 +119,9 @@ class Trainer:
             micro_batch=self.context.engine.micro_batch,
             prefetch=self.context.engine.prefetch,
         )
-        self._mark = (begun, 0, 0.0)
+        self._mark, self._watched = (begun, 0, 0.0), 0.0
+        if start == 0:
+            self._watch(0, 0)
         self.model.train()
         clips = 0
         with stop_on_signals() as stop, self.context.reporter.meter(self.name, self.plan.num_steps, start) as meter:
@@ -114,17 +134,19 @@ class Trainer:
                 self._update(batch.step)
                 self._after_step(batch.step + 1, batch.epoch, clips, waited, meter, stop)
         seconds = time.perf_counter() - begun
+        training = seconds - self._watched
         counts = gather_object([[self.num_extended, self.num_clips]])
         self.context.accelerator.free_memory()  # else it holds this stage's optimizer until the run ends
         return {
             "steps": self.plan.num_steps,
             "epochs": self.plan.epochs,
             "seconds": seconds,
-            "clips_per_second": clips / seconds if clips else None,
-            "data_wait": waited / seconds if clips else None,
+            "clips_per_second": clips / training if clips else None,
+            "data_wait": waited / training if clips else None,
             "extended_clips": sum(extended for extended, _ in counts),
             "clips": sum(clips for _, clips in counts),
             "resumed_at_step": start,
+            "warnings": self.health.warnings,
         }
 
     def _backward(self, batch: Batch) -> None:
@@ -141,7 +163,10 @@ class Trainer:
         self.num_clips += count
         self.sums["count"] += count
         for key, value in out.items():
-            self.sums[key] += value.detach().double().mean() * count
+            if key in self.task.kept:
+                self._kept[key].append(value.detach())
+            else:
+                self.sums[key] += value.detach().double().mean() * count
 
     def _loss_backward(self, views: dict[str, torch.Tensor], batch: Batch) -> dict[str, torch.Tensor]:
         try:
@@ -164,6 +189,9 @@ class Trainer:
             self.context.accelerator.clip_grad_norm_(self.model.parameters(), self.stage.clip_gradient)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            self.task.after_step({key: torch.cat(parts) for key, parts in self._kept.items()})
+        self._kept.clear()
 
     def _after_step(self, done: int, epoch: int, clips: int, waited: float, meter: Meter, stop: StopRequest) -> None:
         note = ""
@@ -171,6 +199,8 @@ class Trainer:
             note = self._log(done, epoch, clips, waited, meter)
         self._note = note or self._note
         meter.update(done, self._note)
+        if done % self.plan.steps_per_epoch == 0:
+            self._watch(done // self.plan.steps_per_epoch, done)
         number = self._agreed_stop(stop)
         if done == self.plan.num_steps or number or self._checkpoint_due(done):
             self._save(done)
@@ -208,6 +238,9 @@ class Trainer:
                 f"the loss of {self.name} is {means['loss']} at step {done}. Try a smaller --set {self.name}.lr, a "
                 f"--set {self.name}.clip_gradient, or --set engine.precision=fp32. The checkpoints before it are whole."
             )
+        chance = means.pop("chance", self.task.chance())
+        if self.task.metric in means:
+            self._warn(self.health.metric(done, means[self.task.metric], chance, round(count)))
         now = time.perf_counter()
         began, clips_before, waited_before = self._mark
         self._mark = (now, clips, waited)
@@ -217,7 +250,7 @@ class Trainer:
             "step": done,
             "epoch": epoch,
             **means,
-            "chance": self.task.chance(),
+            "chance": chance,
             "lr": learning_rate(self.stage, done - 1, self.plan.steps_per_epoch),
         }
         eta = (self.plan.num_steps - done) * (now - began) / max(1, self._log_every)
@@ -234,6 +267,44 @@ class Trainer:
             f"loss {means['loss']:.4f}  {shown}{timing['clips_per_second']:.1f} clips/s  "
             f"wait {100 * timing['data_wait']:.0f} %  {timing['memory_gib']:.1f} GiB"
         )
+
+    def _watch(self, epochs: int, done: int) -> None:
+        """Logs what the features are worth; before the checkpoint of the step, so that both are kept or neither."""
+        if self.watch is None:
+            return
+        begin = time.perf_counter()
+        seen = self.watch(epochs)
+        self.model.train()
+        seconds = time.perf_counter() - begin
+        self._watched += seconds
+        self._mark = (self._mark[0] + seconds, *self._mark[1:])
+        if seen is None:
+            return
+        shown = "  ".join(f"{key} {value:.3f}" for key, value in seen.items())
+        self.context.reporter.say(f"{self.name}, {epochs} epochs: {shown}")
+        self.context.run.log(
+            {
+                "stage": self.name,
+                "step": done,
+                "epoch": epochs,
+                "watch": seen,
+                "time": {"seconds": seconds},
+            }
+        )
+        self._warn(self.health.features(seen))
+
+    def _warn(self, warning: str | None) -> None:
+        if warning:
+            self.context.reporter.say(f"warning: {warning}")
+
+    def _require_whole_steps(self, task: Task) -> None:
+        own = -(-self.plan.batch // self.plan.world)
+        if task.whole_steps and 0 < self.context.engine.micro_batch < own:
+            raise ConfigError(
+                f"{task.name} compares all samples of a step, so that a step of {own} on this device cannot be split "
+                f"into passes of engine.micro_batch={self.context.engine.micro_batch}. Take a smaller --set "
+                f"{self.name}.batch, more processes, or engine.micro_batch=0."
+            )
 
     def _memory_gib(self) -> float:
         if self.context.device.type == "cuda":
@@ -264,6 +335,7 @@ class Trainer:
                 "random": states,
                 "sums": sums,
                 "counts": counts,
+                "health": self.health.state(),
             },
             keep,
         )
@@ -271,7 +343,7 @@ class Trainer:
     def _restore(self) -> int:
         found = checkpoint.list_checkpoints(self.directory, self.name)
         if not found:
-            self.context.run.rewind_log(self.name, 0)
+            self.context.run.rewind_log(self.name, -1)  # a look before the first step has the number 0
             return 0
         state = checkpoint.load(found[-1], self.context.request)
         if state["world"] != self.plan.world:
@@ -286,6 +358,7 @@ class Trainer:
         checkpoint.set_random_states(state["random"][rank])
         self.sums.update({key: value.to(self.context.device) for key, value in state["sums"][rank].items()})
         self.num_extended, self.num_clips = state["counts"][rank]
+        self.health.restore(state["health"])
         step = int(state["step"])
         self.context.run.rewind_log(self.name, step)
         if step < self.plan.num_steps:

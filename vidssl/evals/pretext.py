@@ -38,7 +38,7 @@ def evaluate_pretext(
         world=accelerator.num_processes,
     )
     task.to(accelerator.device).eval()
-    scores, videos = [], []
+    scores, chances, videos = [], [], []
     with (
         context.reporter.meter("pretext test", plan.num_steps) as meter,
         torch.inference_mode(),
@@ -47,13 +47,14 @@ def evaluate_pretext(
         for step in ClipLoader(plan, task, decoder, prefetch=context.engine.prefetch):
             out = task(task.views(step.frames_BTHWC, step.params))
             scores += out[task.metric].float().cpu().tolist()
+            chances += [float(out.get("chance", task.chance()))] * len(step.samples)
             videos += step.samples.tolist()
             meter.update(step.step + 1)
     value, cluster = np.array(gather_object(scores)), np.array(gather_object(videos))
     return {
         "metric": task.metric,
         "value": float(value.mean()),
-        "chance": task.chance(),
+        "chance": float(np.mean(gather_object(chances))),
         "interval": list(clustered_interval(value, cluster)),
         "clips": len(value),
         "videos": len(np.unique(cluster)),

@@ -1,0 +1,75 @@
+"""Warnings of a training that learns nothing: once, in time, and not where it learns."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from vidssl.engine.health import Health
+from vidssl.engine.trainer import Trainer
+from vidssl.spec import StageSpec
+
+from .test_trainer import context, equal, log_without_time
+from .toys import ToyDecoder, toy_store, toy_task
+
+
+def judged(values, chance=0.25, samples=64, steps=50) -> list[tuple[int, str]]:
+    health = Health("pretrain", steps)
+    said = [(step, health.metric(step, value, chance, samples)) for step, value in enumerate(values, 1)]
+    return [(step, text) for step, text in said if text]
+
+
+def test_at_chance_is_said_once_after_a_quarter():
+    said = judged([0.25] * 50)
+    assert [step for step, _ in said] == [13]
+    assert "0.250, chance 0.250" in said[0][1]
+    assert "pretrain.lr" in said[0][1]
+
+
+def test_what_beats_chance_is_left_alone():
+    # 640 samples: one standard error is 0.017
+    assert judged([0.25] * 3 + [0.31] * 47) == []
+    assert judged([0.25] * 3 + [0.29] * 47) != []
+
+
+def test_a_metric_without_guesses_is_at_chance_at_zero():
+    assert judged([-0.02] * 50, chance=0.0) != []
+    assert judged([0.02] * 50, chance=0.0) == []
+
+
+def test_collapse_is_judged_against_the_untrained_network_and_survives_a_restart():
+    health = Health("pretrain", 50)
+    assert health.features({"spread": 0.2}) is None
+    assert health.features({"spread": 0.03}) is None
+    again = Health("pretrain", 50)
+    again.restore(json.loads(json.dumps(health.state())))
+    assert "collapsed" in (again.features({"spread": 0.01}) or "")
+    assert again.features({"spread": 0.0}) is None
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_watching_changes_nothing_of_the_training(tmp_path, every):
+    stage, looks = StageSpec(epochs=4, batch=4, lr=0.05), []
+
+    def look(task):
+        def watch(epochs):
+            task.eval()  # as evaluations do
+            looks.append(epochs)
+            return None if epochs % every else {"knn": 0.5, "spread": 0.2}
+
+        return watch
+
+    tasks = []
+    for name in ("plain", "watched"):
+        task = toy_task()
+        watch = look(task) if name == "watched" else None
+        shared = context(tmp_path / name, log_every=2)
+        Trainer("pretrain", task, stage, ToyDecoder(toy_store()), np.arange(13), shared, watch).fit()
+        tasks.append(task)
+    assert equal(*tasks)
+    assert looks == [0, 1, 2, 3, 4]
+    watched = log_without_time(tmp_path / "watched")
+    assert [line["epoch"] for line in watched if "watch" in line] == list(range(0, 5, every))
+    assert [line for line in watched if "watch" not in line] == log_without_time(tmp_path / "plain")

@@ -1,0 +1,71 @@
+"""Does a pre-training learn anything? Says so once, with what to try, where it looks as if it did not."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Any
+
+_LINES = 10  # log lines that are judged together: a fifth of a training with the usual fifty
+_EARLIEST = 0.25  # of the training: before that every task is at chance
+_SIGMAS = 3.0
+_LOST_SPREAD = 0.1
+
+
+class Health:
+    """Judges the metric of the log lines and the features that the watch sees.
+
+    At chance: the metric over the last `_LINES` lines is not `_SIGMAS` standard errors above it. Collapsed: the clips'
+    features differ by less than a tenth of what they did before the first step.
+    """
+
+    def __init__(self, stage: str, num_steps: int) -> None:
+        self.stage, self.num_steps = stage, num_steps
+        self.warnings: dict[str, str] = {}
+        self._lines: deque[tuple[float, float, int]] = deque(maxlen=_LINES)
+        self._first_spread: float | None = None
+
+    def metric(self, step: int, value: float, chance: float, samples: int) -> str | None:
+        """Takes a log line; returns a warning the first time that there is one."""
+        self._lines.append((value, chance, samples))
+        if len(self._lines) < _LINES or step < _EARLIEST * self.num_steps:
+            return None
+        total = sum(count for _, _, count in self._lines)
+        mean = sum(value * count for value, _, count in self._lines) / total
+        guess = sum(chance * count for _, chance, count in self._lines) / total
+        if mean > guess + _SIGMAS * math.sqrt(max(guess * (1 - guess), 0.0) / total):
+            return None
+        return self._once(
+            "chance",
+            f"{self.stage} is at chance ({mean:.3f}, chance {guess:.3f}) at step {step} of {self.num_steps}. Look at "
+            "what the network gets (`vidssl preview`): can you tell the answer? Then try another "
+            f"--set {self.stage}.lr (a third, three times), a lower --complexity, weaker augmentation, more epochs.",
+        )
+
+    def features(self, seen: dict[str, float]) -> str | None:
+        """Takes what the watch saw; returns a warning the first time that there is one."""
+        spread = seen["spread"]
+        if self._first_spread is None:
+            self._first_spread = spread
+        if spread >= _LOST_SPREAD * self._first_spread:
+            return None
+        return self._once(
+            "collapse",
+            f"the features have collapsed: clips differ by {spread:.4f} (per dimension, of unit features), before the "
+            f"training by {self._first_spread:.4f}. Try a smaller --set {self.stage}.lr, a longer "
+            f"{self.stage}.warmup_epochs, for contrastive tasks a larger batch or queue or a higher temperature.",
+        )
+
+    def _once(self, kind: str, text: str) -> str | None:
+        if kind in self.warnings:
+            return None
+        self.warnings[kind] = text
+        return text
+
+    def state(self) -> dict[str, Any]:
+        return {"warnings": dict(self.warnings), "lines": list(self._lines), "first_spread": self._first_spread}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.warnings = dict(state["warnings"])
+        self._lines = deque((tuple(line) for line in state["lines"]), maxlen=_LINES)
+        self._first_spread = state["first_spread"]
