@@ -93,7 +93,8 @@ def test_lists_as_json(tmp_path):
     tasks = json.loads(vidssl("list", "tasks", "--json", home=tmp_path).stdout)
     prp = next(task for task in tasks if task["name"] == "prp")
     assert prp["group"] == "ST"
-    assert prp["chance"] == ["C1 0.500", "C2 0.333", "C3 0.250"]
+    assert [level["chance"] for level in prp["levels"]] == pytest.approx([1 / 2, 1 / 3, 1 / 4])
+    assert (prp["clips"], prp["frames_needed"], prp["labels"]) == (1, 129, "4 dilations, and 32 frames to rebuild")
     backbones = json.loads(vidssl("list", "backbones", "--json", home=tmp_path).stdout)
     shufflenet = next(b for b in backbones if b["name"] == "shufflenet" and not b["options"])
     assert (shufflenet["parameters"], shufflenet["with_400_classes"]) == (3_606_288, 4_374_688)

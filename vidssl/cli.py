@@ -249,10 +249,15 @@ def doctor(as_json: Json = False) -> None:
 
 @list_app.command("tasks")
 def list_tasks(as_json: Json = False) -> None:
-    """Pretext tasks, with group (S, T, ST), chance at each level, and paper."""
-    from .report.listing import task_rows
+    """Pretext tasks: group (S, T, ST), clips a video, frames needed, labels and chance at each level, paper."""
+    from .report.listing import task_rows, task_table
 
-    _show(task_rows(), as_json)
+    rows = task_rows()
+    if as_json:
+        _show(rows, as_json)
+    else:
+        shown, caption = task_table(rows)
+        _show(shown, as_json, caption=caption)
 
 
 @list_app.command("backbones")

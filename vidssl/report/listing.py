@@ -11,29 +11,65 @@ from ..spec import dataclass_options
 
 
 def task_rows() -> list[dict[str, Any]]:
-    """Name, group, whether contrastive, chance at each level of complexity, paper."""
+    """A row for each task; its defaults' clips, frames, labels and chance, and under `levels` those of every complexity.
+
+    `frames_needed` is the length from which a video is not extended; `chance` is of the metric.
+    """
     from ..backbones import create_backbone
     from ..tasks import TASKS, create_task
 
-    rows = []
     backbone = create_backbone("shufflenet", width=0.5)
+
+    def facts(**options: Any) -> dict[str, Any]:
+        built = create_task(name, backbone, **options)
+        return {
+            "clips": built.clips_per_sample,
+            "frames_needed": built.request().min_frames,
+            "labels": built.labels,
+            "chance": built.chance(),
+        }
+
+    rows = []
     for name in TASKS.names():
         task = TASKS.get(name)
-        levels = [1, 2, 3] if "complexity" in dataclass_options(task.Args) else []
-        chance = [f"C{level} {create_task(name, backbone, complexity=level).chance():.3f}" for level in levels]
-        default = create_task(name, backbone)
+        levels = (1, 2, 3) if "complexity" in dataclass_options(task.Args) else ()
         rows.append(
             {
                 "name": name,
                 "group": task.group,
                 "contrastive": task.contrastive,
                 "metric": task.metric,
-                "frames_needed": default.request().min_frames,
-                "chance": chance or [f"{default.chance():.3f}"],
+                **facts(),
+                "levels": [{"complexity": level, **facts(complexity=level)} for level in levels],
                 "paper": task.paper,
             }
         )
     return rows
+
+
+def task_table(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+    """The same for a terminal: a line a level, and a caption."""
+    shown = []
+    for row in rows:
+        for level in row["levels"] or [row]:
+            first = level is (row["levels"] or [row])[0]
+            shown.append(
+                {
+                    "task": row["name"] if first else "",
+                    "group": (row["group"] + (", contrastive" if row["contrastive"] else "")) if first else "",
+                    "level": f"C{level['complexity']}" if "complexity" in level else "",
+                    "clips": level["clips"],
+                    "frames": level["frames_needed"],
+                    "labels": level["labels"],
+                    "chance": f"{level['chance']:.4f}".rstrip("0").rstrip("."),
+                    "paper": row["paper"].split(",")[0] + " et al." + row["paper"].rpartition(",")[2] if first else "",
+                }
+            )
+    caption = (
+        "S spatial, T temporal, ST both. Clips: of each video, that the network sees. Frames: of a video that is long "
+        "enough. Chance: of the metric; of cvrl in a step of its default size."
+    )
+    return shown, caption
 
 
 def backbone_rows() -> list[dict[str, Any]]:

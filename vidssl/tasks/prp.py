@@ -122,6 +122,7 @@ class PRP(Task):
         super().__init__(backbone, clip)
         self.args = args or PRPArgs()
         self.dilations = DILATIONS[self.args.complexity]
+        self.labels = f"{len(self.dilations)} dilations, and {2 * clip.frames} frames to rebuild"
         self.groups = self.dilations[-1]
         _check_clip(clip, self.groups)
         augmentation = CENTRE_ONLY if self.args.recipe == "original" else self.args

@@ -109,6 +109,8 @@ class RotNet(Task):
         super().__init__(backbone, clip)
         self.args = args or RotNetArgs()
         self.num_classes = self.args.complexity + 1
+        self.labels = f"{self.num_classes} angles"
+        self.clips_per_sample = self.num_classes if self.args.copies == "all" else 1
         self.augmentation = SharedAugmentation(_ORIGINAL if self.args.recipe == "original" else self.args, clip.size)
         self.dropout = nn.Dropout(self.args.dropout)
         self.fc = nn.Linear(backbone.feature_dim, self.num_classes)

@@ -109,6 +109,8 @@ class VCOP(Task):
         self.args = args or VCOPArgs()
         self.num_clips = CLIPS[self.args.complexity]
         self.orders = np.array(list(permutations(range(self.num_clips))))  # itertools lists them lexicographically
+        self.labels = f"{len(self.orders)} orders of {self.num_clips} clips"
+        self.clips_per_sample = self.num_clips
         self.pairs = list(combinations(range(self.num_clips), 2))
         self.augmentation = SharedAugmentation(_ORIGINAL if self.args.recipe == "original" else self.args, clip.size)
         self.fc7 = nn.Linear(2 * backbone.feature_dim, _PAIR_WIDTH)

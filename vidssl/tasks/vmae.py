@@ -115,6 +115,10 @@ class VMAE(Task):
         self.args = args or VMAEArgs()
         self.grid = _grid(clip, self.args.mask_ratio)
         self.places = self.grid[1] * self.grid[2]
+        self.labels = (
+            f"{self.grid[0] * num_hidden(self.places, self.args.mask_ratio)} of {self.grid[0] * self.places} tubelets "
+            "to rebuild"
+        )
         self.augmentation: SharedAugmentation | MultiScaleCrop
         if self.args.recipe == "original":
             self.augmentation = MultiScaleCrop(clip.size)
