@@ -29,6 +29,7 @@ SMALL: dict[str, Any] = {
     "finetune.warmup_epochs": 1.0,
 }
 SMALL_TASK: dict[str, dict[str, Any]] = {
+    "cvrl": {"head_width": 0.25},
     "prp": {"decoder_width": 0.25, "head_width": 0.5},
     "rotnet": {"copies": "one"},  # all four would be four clips a sample
     "vmae": {"decoder_width": 0.25},

@@ -11,7 +11,7 @@ from ..spec import dataclass_options
 
 
 def task_rows() -> list[dict[str, Any]]:
-    """A row for each task; its defaults' clips, frames, labels and chance, and under `levels` those of every complexity.
+    """A row for each task: clips, frames, labels and chance of its defaults, and under `levels` of every complexity.
 
     `frames_needed` is the length from which a video is not extended; `chance` is of the metric.
     """
