@@ -27,12 +27,11 @@ def colour_matrix(saturation_B: torch.Tensor, hue_B: torch.Tensor) -> torch.Tens
         hue_B: in turns; 0 unchanged, 0.5 the opposite colours.
     """
     dtype, device = saturation_B.dtype, saturation_B.device
-    luma = torch.tensor(LUMA, dtype=dtype, device=device).expand(3, 3)
+    luma = _there(torch.tensor(LUMA, dtype=dtype), device).expand(3, 3)
     eye = torch.eye(3, dtype=dtype, device=device)
     saturate = saturation_B[:, None, None] * eye + (1 - saturation_B)[:, None, None] * luma
     yiq = torch.tensor(_RGB_TO_YIQ, dtype=torch.float64)
-    back = torch.linalg.inv(yiq).to(device, dtype)
-    yiq = yiq.to(device, dtype)
+    back, yiq = _there(torch.linalg.inv(yiq).to(dtype), device), _there(yiq.to(dtype), device)
     angle = hue_B * (2 * math.pi)
     cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
     # the sense of HSV: red towards green
@@ -57,8 +56,13 @@ def _jitter(x_BCTHW: torch.Tensor, factors_B4: torch.Tensor, scale: float) -> to
     flat = x_BCTHW.reshape(batch, 3, -1)
     brightness, contrast, saturation, hue = factors_B4.to(flat.dtype).unbind(1)
     gain = brightness * contrast * scale
-    grey = flat.mean(2) @ torch.tensor(LUMA, dtype=flat.dtype, device=flat.device)
+    grey = flat.mean(2) @ _there(torch.tensor(LUMA, dtype=flat.dtype), flat.device)
     pivot = (1 - contrast) * brightness * scale * grey
     matrix = colour_matrix(saturation, hue) * gain[:, None, None]
     out = torch.baddbmm(pivot[:, None, None], matrix, flat)
     return out.clamp_(0, 1).view(batch, 3, *rest)
+
+
+def _there(constant: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """On the device, without waiting for what it has still to do, as a plain copy would."""
+    return constant.to(device, non_blocking=True)

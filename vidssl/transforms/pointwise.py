@@ -10,8 +10,6 @@ import torch
 
 from .geometry import offsets
 
-SOLARISE_FROM = 0.5
-
 
 def power(x_BCTHW: torch.Tensor, gamma_B: torch.Tensor) -> torch.Tensor:
     """x to the power of gamma, in place; x in [0, 1]. 1 leaves it as it is, less makes it brighter."""
@@ -19,8 +17,10 @@ def power(x_BCTHW: torch.Tensor, gamma_B: torch.Tensor) -> torch.Tensor:
 
 
 def solarise(x_BCTHW: torch.Tensor, chosen_B: torch.Tensor) -> torch.Tensor:
-    """The chosen clips with every value from 0.5 on inverted (x becomes 1 - x)."""
-    return torch.where(_per_clip(chosen_B) & (x_BCTHW >= SOLARISE_FROM), 1 - x_BCTHW, x_BCTHW)
+    """The chosen clips with every value from 0.5 on inverted (x becomes 1 - x), in place; x in [0, 1]."""
+    # |1 - x| inverts and |0 - x| does not; the smaller of it and x is what solarising leaves
+    inverted = (x_BCTHW - _per_clip(chosen_B).to(x_BCTHW.dtype)).abs_()
+    return torch.minimum(x_BCTHW, inverted, out=x_BCTHW)
 
 
 def seen(dropped_B: torch.Tensor, erase_B4: torch.Tensor, size: int) -> torch.Tensor:
