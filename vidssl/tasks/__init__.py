@@ -17,6 +17,8 @@ TASKS = Registry(
         "cvrl": "vidssl.tasks.cvrl:CVRL",
         "prp": "vidssl.tasks.prp:PRP",
         "rotnet": "vidssl.tasks.rotnet:RotNet",
+        "rspnet": "vidssl.tasks.rspnet:RSPNet",
+        "tdl": "vidssl.tasks.tdl:TDL",
         "vcop": "vidssl.tasks.vcop:VCOP",
         "vmae": "vidssl.tasks.vmae:VMAE",
     },

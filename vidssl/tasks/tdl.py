@@ -1,0 +1,217 @@
+"""TDL, temporal discriminative learning (VTDL): Wang, Lin, Ma, Yuen, "Self-supervised Temporal Discriminative Learning
+for Video Representation Learning", arXiv 2008.02129, 2020 (FingerRec/Self-Supervised-Temporal-Discriminative-
+Representation-Learning-for-Video-Action-Recognition `src/train_temporal_dis.py`, `src/data/video_dataset.py`).
+
+Anchor and positive are two augmentations of one interval of a video, the negative is another interval of the same
+video. The anchor is to be nearer to the positive than to the negative and to the keys of other videos in a queue, so
+that pictures alone do not tell: the two intervals show the same place and people. Every frame of the anchor has a
+share of one of its own frames blended in (temporal-consistent augmentation), which scales the differences between
+frames and leaves their direction as it is (in the paper's words it is the positive that is augmented so, in the code
+the anchor). The positive goes through the key network, anchor and negative through the
+query network, with gradients through both.
+
+What differs from the original, and why:
+- The two intervals start anywhere in the video, all pairs of starts at least `apart` frames apart being equally likely.
+  The original draws again when they are nearer, gives up after a few times and takes an arbitrary place; with jpegs it
+  wants 2 frames, from videos 4. Intervals of 61 frames that are 4 apart share most of what they show; so it is there.
+- A video too short for two such starts has its negative a third of its length after the anchor, past the end by
+  `short_videos`; the original starts again at the first frame ("loop").
+- The share blended in is drawn for each sample, not once for the batch, so that a clip does not depend on what else is
+  in its batch.
+- The queue is the benchmark's, 500; the original has about as many keys as its training set has videos. The
+  benchmark's augmentation (`recipe="paper"`) has a flip beside the original's rotation, crop and colours.
+- The rate stays or falls as `pretrain.schedule` says; the original divides it by 10 after 120, 160 and 200 of 240
+  epochs. A cosine fits any number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+
+from ..backbones.base import Backbone
+from ..data.plan import choose
+from ..data.sampling import END_POLICIES, extend
+from ..errors import ConfigError, unknown_name
+from ..transforms.augment import AugmentationArgs, SharedAugmentation
+from ..transforms.time import dilate, random_start
+from .base import ClipSpec, Draw, Request
+from .momentum import MomentumTask, check_contrast, encode_keys, info_nce, is_first
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RECIPES = ("paper", "original")
+VIEWS = ("anchor", "positive", "negative")
+
+_ORIGINAL = AugmentationArgs(flip=0.0)
+_COLOURS = {"anchor": "#2b7bba", "positive": "#2a9d4a", "negative": "#d1495b"}  # in the picture
+
+
+@dataclass(frozen=True)
+class TDLArgs(AugmentationArgs):
+    """Settings of TDL, and of the augmentation where the recipe is "paper".
+
+    Args:
+        queue: K, keys of other videos; 0 leaves the same video's negative alone.
+        temperature: similarities are divided by it.
+        momentum: of the key network.
+        stride: frames from one frame of a clip to the next.
+        apart: frames between the starts of the two intervals, at least.
+        blend: largest share of one frame that is blended into all frames of the anchor; 0 turns it off.
+        recipe: "paper" (the benchmark's shared augmentation) or "original" (rotation by up to 10 degrees, crop,
+            colours). Both blend.
+        short_videos: "reflect", "loop" or "clamp".
+    """
+
+    queue: int = 500
+    temperature: float = 0.07
+    momentum: float = 0.999
+    stride: int = 4
+    apart: int = 4
+    blend: float = 0.1
+    recipe: str = "paper"
+    short_videos: str = "reflect"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_contrast("tdl", self.temperature, self.momentum, self.queue, least=0, original=500)
+        if self.stride < 1:
+            raise ConfigError(f"tdl: stride={self.stride} is no step; legal: 1 and more, the original has 4.")
+        if self.apart < 1:
+            raise ConfigError(
+                f"tdl: apart={self.apart}: the negative would be the positive; legal: 1 and more, the original has 4."
+            )
+        if not 0 <= self.blend < 1:
+            raise ConfigError(f"tdl: blend={self.blend} is outside 0 to 1 (1 excluded); the original has 0.1.")
+        if self.recipe not in RECIPES:
+            raise unknown_name("recipe of tdl", self.recipe, RECIPES)
+        if self.short_videos not in END_POLICIES:
+            raise unknown_name("policy for short videos", self.short_videos, END_POLICIES)
+
+
+class TDL(MomentumTask):
+    """Which clip shows the same moment?
+
+    `views` gives anchor_BCTHW, positive_BCTHW, negative_BCTHW, and order_B for `encode_keys`. The accuracy of a sample
+    is 1 where its positive scores highest among positive, queue and negative; `same_video` is the share of samples
+    whose positive beats the negative of the same video (guessing: 0.5).
+    """
+
+    name = "tdl"
+    Args: ClassVar[type] = TDLArgs
+    group = "T"
+    paper = "Wang, Lin, Ma, Yuen, arXiv 2020"
+    clips_per_sample = 3
+    recipe: ClassVar[dict[str, Any]] = {
+        "pretrain.optimizer": "sgd",
+        "pretrain.lr": 3e-3,
+        "pretrain.weight_decay": 1e-4,
+        "pretrain.batch": 16,
+        "pretrain.schedule": "cosine",
+    }
+
+    def __init__(self, backbone: Backbone, clip: ClipSpec, args: TDLArgs | None = None) -> None:
+        args = args or TDLArgs()
+        super().__init__(backbone, clip, 1, args.queue, args.momentum)
+        self.args = args
+        self.augmentation = SharedAugmentation(_ORIGINAL if args.recipe == "original" else args, clip.size)
+
+    def request(self) -> Request:
+        return Request(
+            num_frames=2 * self.clip.frames,
+            num_uniforms=5 + len(VIEWS) * SharedAugmentation.num_uniforms,
+            min_frames=(self.clip.frames - 1) * self.args.stride + 1 + self.args.apart,
+        )
+
+    def draw(self, uniforms_NU: np.ndarray, video_frames_N: np.ndarray) -> Draw:
+        """Frames of the anchor (and positive), then of the negative; parameters of the augmentation [N, 3, ...]."""
+        length = np.asarray(video_frames_N, np.int64)
+        starts = self._starts(uniforms_NU[:, :2], length)
+        positions = dilate(starts, self.clip.frames, self.args.stride).reshape(len(length), -1)
+        each = self.augmentation.draw(uniforms_NU[:, 5:].reshape(-1, SharedAugmentation.num_uniforms))
+        params = {name: values.reshape(len(length), len(VIEWS), *values.shape[1:]) for name, values in each.items()}
+        params |= {
+            "order": uniforms_NU[:, 2],
+            "blend": (uniforms_NU[:, 3] * self.args.blend).astype(np.float32),
+            "blended": choose(uniforms_NU[:, 4], self.clip.frames),
+        }
+        indices = extend(positions, length, self.args.short_videos)
+        return Draw(indices, params, extended=length < self.request().min_frames)
+
+    def _starts(self, uniforms_N2: np.ndarray, length: np.ndarray) -> np.ndarray:
+        """First frames of anchor and negative, int64 [N, 2]."""
+        window = self.request().min_frames - self.args.apart
+        room = length - window
+        # two different places among fewer, then moved apart: each pair that is far enough apart is as likely
+        places = np.maximum(room - self.args.apart, 0) + 2
+        one, other = choose(uniforms_N2[:, 0], places), choose(uniforms_N2[:, 1], places - 1)
+        ahead = other >= one
+        other = other + ahead
+        low, high = np.minimum(one, other), np.maximum(one, other) + self.args.apart - 1
+        pair = np.stack([np.where(ahead, low, high), np.where(ahead, high, low)], 1)
+        alone = random_start(uniforms_N2[:, 0], length, window)
+        shifted = np.stack([alone, alone + np.maximum(length // 3, 1)], 1)
+        return np.where((room >= self.args.apart)[:, None], pair, shifted)
+
+    def views(self, frames_BTHWC: torch.Tensor, params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        first, second = frames_BTHWC.unflatten(1, (2, self.clip.frames)).unbind(1)
+        out = {}
+        for place, (name, frames) in enumerate(zip(VIEWS, (first, first, second), strict=True)):
+            # what was drawn for each view has an axis for it, what was drawn for the sample has none
+            each = {key: values[:, place] for key, values in params.items() if values.dim() > 1}
+            out[f"{name}_BCTHW"] = self.augmentation.apply(frames, each)
+        if self.args.blend:
+            out["anchor_BCTHW"] = blend_one(out["anchor_BCTHW"], params["blended"], params["blend"])
+        return {**out, "order_B": params["order"]}
+
+    def forward(self, views: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        # one after the other, as in the original: batch norm of the anchors does not see the negatives
+        anchor, negative = (self.embed(views[f"{name}_BCTHW"])[:, 0] for name in ("anchor", "negative"))
+        keys = encode_keys(self.key_encoder, views["positive_BCTHW"], views["order_B"])[:, 0]
+        same, other = (anchor * keys).sum(1), (anchor * negative).sum(1)
+        negatives = torch.cat([self.queue(anchor), other[:, None]], 1)
+        out = {
+            "loss": info_nce(same, negatives, self.args.temperature),
+            "accuracy": is_first(same, negatives),
+            "same_video": is_first(same, other[:, None]),
+            "positive_similarity": same.detach(),
+            "negative_similarity": other.detach(),
+        }
+        return {**out, "keys": keys} if self.training else out
+
+    def chance(self) -> float:
+        return 1 / (self.args.queue + 2)
+
+    def picture(self, views: dict[str, torch.Tensor], names: list[str], frame_indices_NT: np.ndarray) -> Figure:
+        """A figure of what the network sees; see `vidssl.report.preview`."""
+        from ..report.clip_sheet import SheetRow, SheetSample, clip_sheet
+
+        samples = []
+        for b, name in enumerate(names):
+            first, second = frame_indices_NT[b].reshape(2, -1)
+            rows = [
+                SheetRow(
+                    f"{view}\nfrom {numbers[0]}",
+                    views[f"{view}_BCTHW"][b].permute(1, 2, 3, 0).numpy(),
+                    [str(number) for number in numbers],
+                    _COLOURS[view],
+                )
+                for view, numbers in zip(VIEWS, (first, first, second), strict=True)
+            ]
+            samples.append(SheetSample(name, rows))
+        return clip_sheet(
+            "TDL: which clip shows the same moment as the anchor?",
+            "blue: anchor, one frame blended into all    green: the same frames, augmented anew    red: another "
+            "interval of the video    numbers: frames of the video",
+            samples,
+        )
+
+
+def blend_one(x_BCTHW: torch.Tensor, frame_B: torch.Tensor, share_B: torch.Tensor) -> torch.Tensor:
+    """Each frame t of a clip becomes (1 - share) * x_t + share * x_r, r one frame of the same clip."""
+    one = x_BCTHW[torch.arange(len(x_BCTHW), device=x_BCTHW.device), :, frame_B][:, :, None]
+    return x_BCTHW.lerp(one, share_B.to(x_BCTHW.dtype)[:, None, None, None, None])
