@@ -305,6 +305,20 @@ def test_some_rows_against_all_are_the_same_as_all_against_all():
         assert torch.equal(some[1], accuracy[first:last])
 
 
+def test_gradient_goes_through_a_clip_and_through_those_it_is_compared_with():
+    task = make(ClipSpec(4, 16)).eval()
+    clips = torch.rand(4, 2, 3, 4, 16, 16)
+    task({"clips_BVCTHW": clips, "interval_B": torch.zeros(4)})["loss"].backward()
+    got = task.head[-1].weight.grad
+    task = task.double()
+    task.zero_grad()
+    embeddings = task.head(task.backbone.pooled(clips.double().flatten(0, 1)))
+    logits = nn.functional.cosine_similarity(embeddings[:, None], embeddings[None], dim=2) / 0.1
+    apart = [torch.logsumexp(torch.cat([row[:i], row[i + 1 :]]), 0) for i, row in enumerate(logits)]
+    (sum(apart[i] - logits[i, i ^ 1] for i in range(8)) / 4).backward()
+    torch.testing.assert_close(got.double(), task.head[-1].weight.grad, rtol=1e-3, atol=1e-7)
+
+
 def tasks_gradient(folder, rank, world):
     """This rank's share of five samples through a whole task; saved: loss, chance, accuracy and gradients."""
     torch.manual_seed(0)

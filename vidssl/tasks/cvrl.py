@@ -12,8 +12,8 @@ What differs from the original, and why:
   these are TCLR's, of the same laboratory (DAVEISHAN/TCLR:tclr_pretraining/dl_tclr.py): grey with probability 0.175,
   gamma from 0.75 to 1.25. There, gamma befalls three quarters of the grey clips and no other; here as many clips
   (0.175 * 0.75), grey or not. `recipe="original"` is CVRL's own.
-- The accuracy asks for the partner among all other clips of the step, as the loss does; the original's log asks for it
-  among the other clips of the videos only, N instead of 2N - 1.
+- The accuracy asks for the partner among all 2N - 1 other clips of the step, as the loss does, and of both clips; the
+  original's log asks of each first clip which of the N second ones is its partner.
 - The learning rate is the original's 0.32 at 1024 videos, in proportion to this recipe's 64, which one GPU can hold
   (R(2+1)D keeps 290 MiB of activations a clip in float32, and a video is two clips). A step is not split into passes
   (`whole_steps`): more videos a step take more GPUs, and a rate that the user states.
@@ -25,7 +25,7 @@ What differs from the original, and why:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -46,12 +46,9 @@ if TYPE_CHECKING:
 
 RECIPES = ("paper", "original")
 
-_ORIGINAL_FIRST = ViewArgs(
-    geometry="resized", jitter=(0.8, 0.8, 0.8, 0.2), jitter_probability=0.8, grey=0.2, blur=1.0
-)  # area (0.3, 1), aspect (0.5, 2), flip 0.5 and sigma (0.1, 2) are the defaults
-_ORIGINAL_SECOND = ViewArgs(
-    geometry="resized", jitter=(0.8, 0.8, 0.8, 0.2), jitter_probability=0.8, grey=0.2, blur=0.1, solarise=0.2
-)
+# crop, flip and the blur's deviation are those that `ViewArgs` has by default
+_ORIGINAL_FIRST = ViewArgs(geometry="resized", jitter=(0.8, 0.8, 0.8, 0.2), jitter_probability=0.8, grey=0.2, blur=1.0)
+_ORIGINAL_SECOND = replace(_ORIGINAL_FIRST, blur=0.1, solarise=0.2)
 _BATCH = 64
 _HIDDEN, _LAYERS, _EMBEDDING = 2048, 3, 128
 
