@@ -32,16 +32,25 @@ SMALL_TASK: dict[str, dict[str, Any]] = {
     "cvrl": {"head_width": 0.25},
     "prp": {"decoder_width": 0.25, "head_width": 0.5},
     "rotnet": {"copies": "one"},  # all four would be four clips a sample
+    # 0.999 of 300 steps is 0.74: the key network would hardly have moved
+    "rspnet": {"momentum": 0.99},
+    "tdl": {"momentum": 0.99},
     "vmae": {"decoder_width": 0.25},
 }
+QUEUES = {"rspnet": 16384, "tdl": 500}
+"""The benchmark's, the longest that is taken here."""
 
 
 def small_preset(task: str, pretrain_videos: int, finetune_videos: int) -> dict[str, Any]:
     """The `small` preset's entries for a task and data of this many videos."""
     epochs = max(1, round(PRETRAIN_CLIPS / pretrain_videos))
+    options = dict(SMALL_TASK.get(task, {}))
+    if task in QUEUES:
+        # of few videos a longer queue would hold a clip's own among its negatives
+        options["queue"] = min(QUEUES[task], max(SMALL["pretrain.batch"], pretrain_videos // 4))
     return {
         **SMALL,
-        **{f"task.{key}": value for key, value in SMALL_TASK.get(task, {}).items()},
+        **{f"task.{key}": value for key, value in options.items()},
         "pretrain.epochs": epochs,
         "watch.every": max(1, round(epochs / 4)),
         "finetune.epochs": max(1, round(FINETUNE_CLIPS / finetune_videos)),
