@@ -32,6 +32,7 @@ from .evals.suite import open_target
 from .evals.watch import Watch
 from .evaluate import run_evaluations, summarise
 from .home import runs_dir
+from .report.curves import draw_curves, png, read_log
 from .resolve import (
     Resolved,
     identity,
@@ -140,5 +141,7 @@ def _pretrain(task: Task, decoder: Decoder, target: Store | None, spec: RunSpec,
     if run.main:
         state = {key: value.contiguous() for key, value in task.backbone.state_dict().items()}
         write_atomic(weights, save(state, {"spec": json.dumps(to_dict(spec))}))
+        title = f"{spec.task.name} on {spec.backbone.name}, {spec.data.source}"
+        write_atomic(run.path / "pretrain.png", png(draw_curves(read_log(run.path, "pretrain"), task.metric, title)))
     run.finish_stage("pretrain", result)
     return result

@@ -6,6 +6,7 @@ log.jsonl          one line an interval; all but the field `time` is the same, b
 checkpoints/       STAGE-STEP.pt, the newest two of a stage, the last of a finished one
 stages/STAGE.json  the result of a finished stage; its being there means done
 model.safetensors  the backbone after pre-training
+pretrain.png       how the pre-training went
 summary.json       every number a table needs
 """
 
