@@ -83,12 +83,12 @@ def random_units(count, dim, seed=0):
 
 def test_both_clips_and_the_interval_are_readable_from_the_pixels():
     task = make(**STILL)
-    drawn = draw(task)
+    drawn = draw(task, 100)
     # a hundred numbers a video of its own: the number tells the video, too
-    videos = np.arange(200)[:, None] % 2
+    videos = np.arange(100)[:, None] % 2
     views = views_of(task, drawn, numbered(drawn.frame_indices + 100 * videos))
     clips = views["clips_BVCTHW"]
-    assert clips.shape == (200, 2, 3, 16, 32, 32)
+    assert clips.shape == (100, 2, 3, 16, 32, 32)
     numbers = clips * 255
     assert (numbers - numbers[:, :, :1, :, :1, :1]).abs().max() < 1e-3
     shown = numbers[:, :, 0, :, 0, 0].round().long().numpy()
@@ -98,7 +98,7 @@ def test_both_clips_and_the_interval_are_readable_from_the_pixels():
     starts = shown[:, :, 0]
     assert np.array_equal(np.abs(starts[:, 0] - starts[:, 1]), views["interval_B"].numpy())
     ahead = starts[:, 0] < starts[:, 1]
-    assert 60 < ahead.sum() < 140  # either may come first
+    assert 30 < ahead.sum() < 70  # either may come first
 
 
 @pytest.mark.parametrize("frames", [31, 32, 100, 3000])
@@ -431,9 +431,9 @@ def test_gradients_reach_the_backbone():
 
 
 def test_forward_is_one_graph():
-    task = create_task("cvrl", create_backbone("shufflenet", width=0.5), ClipSpec(16, 32), head_width=1 / 16).eval()
+    task = make(ClipSpec(4, 32)).eval()
     drawn = draw(task, 3)
-    views = views_of(task, drawn, textured(3, 32))
+    views = views_of(task, drawn, textured(3, 8))
     compiled = torch.compile(task, backend="eager", fullgraph=True)
     assert compiled(views)["loss"].item() == pytest.approx(task(views)["loss"].item(), rel=1e-4)
 
