@@ -78,6 +78,21 @@ def test_step_counts_the_work_and_takes_ratios_within_a_network(result_of):
     assert len([row for row in rows.values() if "share_of_peak" in row]) == 4
 
 
+def test_transforms_takes_shares_of_the_step_and_peers_do_the_same_work(result_of):
+    result = result_of("transforms.py")
+    rows = {row["name"]: row for row in result["rows"]}
+    assert not any(row["error"] for row in rows.values())
+    for recipe in ("paper", "original"):
+        views, copy = rows[f"rotnet, {recipe}: views"], rows[f"rotnet, {recipe}: copy"]
+        assert 0 < views["share_of_step"] < 1
+        assert views["bytes_read"] == 4 * 16 * 40 * 53 * 3
+        assert views["bytes_written"] == 4 * (4 * 3 * 16 * 32 * 32 * 4 + 4 * 8)  # four turned copies and their labels
+        assert views["batch_ms"] > copy["batch_ms"] > 0
+    assert len(result["agreement"]) == 4
+    # grey levels; a turn the other way would be at 4, a crop 4 pixels too low at 7, a flip too many at 15
+    assert max(result["agreement"].values()) < 3
+
+
 def test_a_failing_candidate_is_a_row_and_the_others_go_on(common, tmp_path, capsys):
     def cannot_open():
         raise OSError("no such\n  device")

@@ -159,6 +159,13 @@ def test_a_shared_view_with_blur_is_the_shared_augmentation_blurred(moving_frame
             assert (got[b].transpose(0, 1) - want).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize(("options", "black"), [({"channel_drop": 1.0}, 1024), ({"erase": 1.0}, 3 * 8 * 8)])
+def test_what_is_not_seen_is_black_with_either_piece_alone(moving_frames, options, black):
+    bright = moving_frames().clamp_min(30)
+    got, _ = view(bright, geometry="resized", erase_side=(0.25, 0.25), jitter=NO_JITTER, **options)
+    assert ((got == 0).sum((1, 3, 4)) == black).all()
+
+
 def test_grey_is_kornias_and_nothing_but_grey(moving_frames):
     color = pytest.importorskip("kornia.color")
     frames = moving_frames(batch=8)

@@ -4,6 +4,8 @@ The picture is the store's (171x128 by default). The crop's side is 112/128 of i
 (112 of 128, 70 of 80), and is then resized to the side that the network takes. Without rotation and resize the result
 is an exact slice of the pixels. With rotation everything is one sampling pass for all frames of a clip; where the crop
 is much larger than the network's picture it is first made smaller with a filter that does not alias.
+
+Random resized crops and blur treat rows and columns apart: two matrices a clip, which may be multiplied beforehand.
 """
 
 from __future__ import annotations
