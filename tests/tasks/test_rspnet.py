@@ -194,7 +194,7 @@ class Table(Backbone):
 
 def test_loss_and_metrics_by_hand():
     """The first head sees the first two numbers of a feature, the second the last two."""
-    rows = [[1.0, 0.0, 1.0, 0.0], [0.6, 0.8, 0.8, 0.6], [0.8, 0.6, 0.6, 0.8], [0.0, 1.0, 0.0, 1.0]]
+    rows = [[1.0, 0.0, 0.0, 1.0], [0.6, 0.8, 0.8, 0.6], [0.8, 0.6, 0.6, 0.8], [0.0, 1.0, 0.0, 1.0]]
     task = create_task("rspnet", Table(rows), ClipSpec(1, 16), queue=1, temperature=0.5)
     for heads in (task.heads, task.key_encoder.heads):
         for head, layer in enumerate(heads.layers):
@@ -207,12 +207,12 @@ def test_loss_and_metrics_by_hand():
     views = {f"{name}_BCTHW": torch.tensor(n)[:, None, None, None, None] * torch.ones(3, 1, 1, 1)
              for name, n in numbers.items()}  # fmt: skip
     out = task(views | {"same_order_B": torch.zeros(2), "other_order_B": torch.zeros(2)})
-    # appearance: 0.6 and 0.8, then 0 and 0.8, each against 0.7; motion: 0.8 against 0.6, then 0 against 0.6
+    # appearance: 0.6 and 0.8, then 0 and 0.8, each against 0.7; motion: 0.6 against 0.8, then 1 against 0.8
     logistic = [np.log1p(np.exp(2 * (0.7 - s))) for s in (0.6, 0.8, 0.0, 0.8)]
     assert out["instance_loss"].item() == pytest.approx(sum(logistic) / 2, abs=1e-5)
-    assert out["ranking_loss"].item() == pytest.approx((1.6 + 3.2) / 2, abs=1e-5)
-    assert out["loss"].item() == pytest.approx(sum(logistic) / 2 + 2.4, abs=1e-5)
-    assert out["accuracy"].tolist() == [1, 0]
+    assert out["ranking_loss"].item() == pytest.approx((2.4 + 1.6) / 2, abs=1e-5)
+    assert out["loss"].item() == pytest.approx(sum(logistic) / 2 + 2, abs=1e-5)
+    assert out["accuracy"].tolist() == [0, 1]
     assert out["instance"].tolist() == [0, 0]
     # the queue is fed with what the appearance head makes of the key at the other speed
     assert torch.allclose(out["keys"][:, :2], torch.tensor([[0.8, 0.6], [0.8, 0.6]]))

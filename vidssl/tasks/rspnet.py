@@ -205,7 +205,7 @@ class RSPNet(MomentumTask):
             samples.append(SheetSample(name, rows))
         return clip_sheet(
             "RSPNet: which clip has the speed of the query?",
-            f"blue: every frame    yellow: one of {self.args.speed} frames    both keys are of one other window of the "
+            f"blue: every frame    yellow: one frame in {self.args.speed}    both keys are of one other window of the "
             "video    numbers: frames of the video",
             samples,
         )
