@@ -9,16 +9,15 @@ their range as a sawtooth of random phase, angles are uniform. Colours, backgrou
 shake and noise are drawn before the motion is looked at. No class turns into another when the picture is mirrored left
 to right, because every common training recipe flips at random: hence "across" instead of left and right.
 
-All videos have the same ground, seen from another place, and nearly the same colours: objects of a dark and a bright
-half. With free colours a network knows each of some hundred training videos by its colour instead of learning the
-classes (seen: fine-tuning at 0.59 on train and at chance on test), and with a ground of its own for each video a
-contrastive task knows the video by it (k-NN on motion fell from 0.43 to 0.17 in two epochs of CVRL;
-benchmarks/results/NOTES.md).
+All videos have the same ground, seen from another place, and the same greys: objects of a dark and a bright half. With
+free colours a network knows each of some hundred training videos by its colour instead of learning the classes (seen:
+fine-tuning at 0.59 on train and at chance on test), with a breath of tint or a ground of its own a contrastive task
+knows the video by that (benchmarks/results/NOTES.md).
 
-Two things hold in nearly all real video, and here too, in every video alike. Light falls from above, on the scene and on
-every object: without it nothing tells which side of a picture is up, and rotation prediction stayed at chance. And time
-has a direction: dark stains spread over the ground, so that a later moment can be told from an earlier one; without
-them clip order stayed at chance (benchmarks/results/NOTES.md).
+Two things hold in nearly all real video, and here too, in every video alike. Light falls from above, on the scene and
+on every object: without it nothing tells which side of a picture is up, and rotation prediction stayed at chance. And
+time has a direction: dark stains spread over the ground, so that a later moment can be told from an earlier one
+(benchmarks/results/NOTES.md).
 
 Speeds are bounded (SPEED pixels a frame, background and camera a fraction of it), so that the same video played 1, 2, 4
 and 8 times as fast can be told apart at 64 pixels, which is what playback-rate tasks need.
@@ -47,7 +46,7 @@ import numpy as np
 
 from ...errors import ConfigError, EnvironmentProblem
 
-RENDER_VERSION = 4  # a higher number renders everything again
+RENDER_VERSION = 5  # a higher number renders everything again
 NUM_TRAIN, NUM_TEST = 480, 96  # multiples of the 48 pairs of appearance and motion
 NUM_FRAMES, FPS = 144, 30  # playback-rate tasks need 16 frames at dilation 8: 121, and room for a random start
 WIDTH, HEIGHT = 160, 120
@@ -58,6 +57,7 @@ NUM_OBJECTS = 3
 RADIUS = (14.0, 34.0)  # pixels; log-uniform
 SPEED = (0.9, 1.4)  # pixels a frame
 DRIFT, SHAKE = 0.25, 1.2  # background: pixels a frame at most; camera: pixels of standard deviation
+GREYS = (20.0, 220.0)  # of the objects; which of them is the pattern is drawn
 LIGHT = 40.0  # grey levels from the top of the picture, and of each object, to its bottom
 STAIN, STAINED = 40.0, 0.8  # how much darker, in grey levels; share of the ground at the end of the video
 NOISE = 2.0  # grey levels of standard deviation, fresh in each frame
@@ -82,7 +82,7 @@ class Scene:
     ground_2: np.ndarray
     drift_2: np.ndarray
     shake_23K: np.ndarray
-    colours_23: np.ndarray
+    greys_2: np.ndarray
     split: str
     number: int
 
@@ -110,7 +110,7 @@ def scene(split: str, number: int) -> Scene:
         turn=rng.choice((-1.0, 1.0)),
         drift_2=np.array([math.cos(drift_angle), math.sin(drift_angle)]) * drift,
         shake_23K=shake,
-        colours_23=_object_colours(rng),
+        greys_2=rng.permutation(GREYS),
         ground_2=rng.uniform(0, TILE, 2),
         split=split,
         number=number,
@@ -169,21 +169,20 @@ def draw(video: Scene, frames_T: np.ndarray) -> np.ndarray:
     noise = rng.normal(0, NOISE, 1 << 15).astype(np.float32)
     noise_start = (rng.integers(len(noise)) + frames * 7919) % len(noise)
     stained = STAINED * frames / (NUM_FRAMES - 1)
-    _draw(out, _background(), -offset_T2, stained, state, shape, texture, video.colours_23, noise, noise_start)
+    _draw(out, _background(), -offset_T2, stained, state, shape, texture, video.greys_2, noise, noise_start)
     return out
 
 
 @lru_cache
 def _background() -> np.ndarray:
-    """float32 [TILE, TILE, 4]: RGB, smooth noise between two greys, and the share of the ground that is stained when the
+    """float32 [TILE, TILE, 2]: smooth noise between two greys, and the share of the ground that is stained when the
     stain gets here, 0 to 1; repeats without a seam."""
     rng = np.random.Generator(np.random.Philox(key=np.array([0, 0], np.uint64)))
-    grey = np.clip(0.5 + 0.4 * _smooth_noise(rng, ((8, 1.0), (20, 0.8), (52, 0.6))), 0, 1)[..., None]
+    grey = 85 + 60 * np.clip(0.5 + 0.4 * _smooth_noise(rng, ((8, 1.0), (20, 0.8), (52, 0.6))), 0, 1)
     order = np.argsort(_smooth_noise(rng, ((12, 1.0), (40, 1.0))), axis=None)
     stained_at = np.empty(TILE * TILE)
     stained_at[order] = np.arange(TILE * TILE) / (TILE * TILE)
-    tile = np.concatenate([np.repeat(85 + 60 * grey, 3, 2), stained_at.reshape(TILE, TILE, 1)], 2)
-    return np.ascontiguousarray(tile, np.float32)
+    return np.stack([grey, stained_at.reshape(TILE, TILE)], 2).astype(np.float32)
 
 
 def _smooth_noise(rng: np.random.Generator, scales: tuple[tuple[int, float], ...]) -> np.ndarray:
@@ -204,12 +203,6 @@ def _stretch(knots_YX: np.ndarray) -> np.ndarray:
     return knots_YX[first] * (1 - part) + knots_YX[(first + 1) % len(knots_YX)] * part
 
 
-def _object_colours(rng: np.random.Generator) -> np.ndarray:
-    """float64 [2, 3]: nearly black and nearly white, in random order."""
-    dark, bright = rng.uniform(5, 35) + rng.uniform(0, 20, 3), rng.uniform(205, 235) + rng.uniform(0, 20, 3)
-    return np.stack([dark, bright] if rng.random() < 0.5 else [bright, dark])
-
-
 @numba.njit(inline="always")
 def _coverage(shape, x, y):
     """Signed distance to the edge of a shape of radius 1, positive inside."""
@@ -224,7 +217,7 @@ def _coverage(shape, x, y):
 
 @numba.njit(inline="always")
 def _texture(texture, x, y):
-    """0 to 1: share of the second colour at a place of the object."""
+    """0 to 1: share of the second grey at a place of the object."""
     if texture == 0:
         wave = x * 1.6
         value = 4.0 * abs(wave - math.floor(wave + 0.5)) - 1.0
@@ -235,10 +228,10 @@ def _texture(texture, x, y):
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
-def _draw(out, tile, offset, stained, state, shape, texture, colours, noise, noise_start):
+def _draw(out, tile, offset, stained, state, shape, texture, greys, noise, noise_start):
     frames, height, width, _ = out.shape
     mask, noise_mask = tile.shape[0] - 1, len(noise) - 1
-    canvas = np.empty((height, width, 3), np.float32)
+    canvas = np.empty((height, width), np.float32)
     for t in range(frames):
         # the background only shifts, so the four weights of its interpolation are those of the frame
         left, top = math.floor(offset[t, 0]), math.floor(offset[t, 1])
@@ -250,12 +243,10 @@ def _draw(out, tile, offset, stained, state, shape, texture, colours, noise, noi
             light = np.float32(LIGHT * (0.5 - y / height))
             for x in range(width):
                 x0, x1 = (int(left) + x) & mask, (int(left) + x + 1) & mask
-                upper = w00 * tile[y0, x0, 3] + w01 * tile[y0, x1, 3]
-                stain = np.float32(stained[t]) - (upper + w10 * tile[y1, x0, 3] + w11 * tile[y1, x1, 3])
-                shade = light - np.float32(STAIN) * min(max(np.float32(20) * stain, np.float32(0)), one)
-                for c in range(3):
-                    upper = w00 * tile[y0, x0, c] + w01 * tile[y0, x1, c]
-                    canvas[y, x, c] = upper + w10 * tile[y1, x0, c] + w11 * tile[y1, x1, c] + shade
+                grey = w00 * tile[y0, x0, 0] + w01 * tile[y0, x1, 0] + w10 * tile[y1, x0, 0] + w11 * tile[y1, x1, 0]
+                when = w00 * tile[y0, x0, 1] + w01 * tile[y0, x1, 1] + w10 * tile[y1, x0, 1] + w11 * tile[y1, x1, 1]
+                stain = min(max(np.float32(20) * (np.float32(stained[t]) - when), np.float32(0)), one)
+                canvas[y, x] = grey + light - np.float32(STAIN) * stain
         for n in range(state.shape[1]):
             cx, cy, radius, angle = state[t, n, 0], state[t, n, 1], state[t, n, 2], state[t, n, 3]
             cos, sin, reach = math.cos(angle) / radius, math.sin(angle) / radius, int(radius * 1.2) + 2
@@ -272,16 +263,14 @@ def _draw(out, tile, offset, stained, state, shape, texture, colours, noise, noi
                     alpha = min(alpha, 1.0)
                     mix = _texture(texture, u, v)
                     x, y = (ix + dx) % width, (iy + dy) % height
-                    for c in range(3):
-                        colour = colours[0, c] * (1.0 - mix) + colours[1, c] * mix + light
-                        canvas[y, x, c] += np.float32(alpha * (colour - canvas[y, x, c]))
+                    grey = greys[0] * (1.0 - mix) + greys[1] * mix + light
+                    canvas[y, x] += np.float32(alpha * (grey - canvas[y, x]))
         at = noise_start[t]
         for y in range(height):
             for x in range(width):
                 grain = noise[at & noise_mask] + np.float32(0.5)
                 at += 1
-                for c in range(3):
-                    out[t, y, x, c] = np.uint8(min(max(canvas[y, x, c] + grain, np.float32(0)), np.float32(255)))
+                out[t, y, x] = np.uint8(min(max(canvas[y, x] + grain, np.float32(0)), np.float32(255)))
 
 
 def render(
