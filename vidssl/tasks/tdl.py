@@ -7,8 +7,13 @@ video. The anchor is to be nearer to the positive than to the negative and to th
 that pictures alone do not tell: the two intervals show the same place and people. Every frame of the anchor has a
 share of one of its own frames blended in (temporal-consistent augmentation), which scales the differences between
 frames and leaves their direction as it is (in the paper's words it is the positive that is augmented so, in the code
-the anchor). The positive goes through the key network, anchor and negative through the
-query network, with gradients through both.
+the anchor). The positive goes through the key network, anchor and negative through the query network, with gradients
+through both.
+
+The negative is made by the anchor's own network and the positive by one that lags behind, so that a lag alone brings
+the negative nearer, and both metrics can be worse than guessing while the network does tell the clips apart. After 99
+steps of the small preset on the embedded set (momentum 0.99) 2 % of 48 clips were right; with the query's weights in
+the key network 44 % of the same clips were.
 
 What differs from the original, and why:
 - The two intervals start anywhere in the video, all pairs of starts at least `apart` frames apart being equally likely.
@@ -98,7 +103,7 @@ class TDL(MomentumTask):
 
     `views` gives anchor_BCTHW, positive_BCTHW, negative_BCTHW, and order_B for `encode_keys`. The accuracy of a sample
     is 1 where its positive scores highest among positive, queue and negative; `same_video` is the share of samples
-    whose positive beats the negative of the same video (guessing: 0.5).
+    whose positive beats the negative of the same video (guessing: 0.5). Both can be worse than guessing, see above.
     """
 
     name = "tdl"
