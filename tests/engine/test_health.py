@@ -39,8 +39,9 @@ def test_a_metric_without_guesses_is_at_chance_at_zero():
     assert judged([0.02] * 50, chance=0.0) == []
 
 
-def test_collapse_is_judged_against_the_untrained_network_and_survives_a_restart():
+def test_collapse_is_judged_against_the_best_and_survives_a_restart():
     health = Health("pretrain", 50)
+    assert health.features({"spread": 0.02}) is None
     assert health.features({"spread": 0.2}) is None
     assert health.features({"spread": 0.03}) is None
     again = Health("pretrain", 50)

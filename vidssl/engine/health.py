@@ -16,14 +16,15 @@ class Health:
     """Judges the metric of the log lines and the features that the watch sees.
 
     At chance: the metric over the last `_LINES` lines is not `_SIGMAS` standard errors above it. Collapsed: the clips'
-    features differ by less than a tenth of what they did before the first step.
+    features differ by less than a tenth of what they did at their best. (Not before the first step: there batch norm has
+    not seen the data, and the features of all clips are nearly alike.)
     """
 
     def __init__(self, stage: str, num_steps: int) -> None:
         self.stage, self.num_steps = stage, num_steps
         self.warnings: dict[str, str] = {}
         self._lines: deque[tuple[float, float, int]] = deque(maxlen=_LINES)
-        self._first_spread: float | None = None
+        self._widest_spread = 0.0
 
     def metric(self, step: int, value: float, chance: float, samples: int) -> str | None:
         """Takes a log line; returns a warning the first time that there is one."""
@@ -45,14 +46,13 @@ class Health:
     def features(self, seen: dict[str, float]) -> str | None:
         """Takes what the watch saw; returns a warning the first time that there is one."""
         spread = seen["spread"]
-        if self._first_spread is None:
-            self._first_spread = spread
-        if spread >= _LOST_SPREAD * self._first_spread:
+        self._widest_spread = max(self._widest_spread, spread)
+        if spread >= _LOST_SPREAD * self._widest_spread:
             return None
         return self._once(
             "collapse",
-            f"the features have collapsed: clips differ by {spread:.4f} (per dimension, of unit features), before the "
-            f"training by {self._first_spread:.4f}. Try a smaller --set {self.stage}.lr, a longer "
+            f"the features have collapsed: clips differ by {spread:.4f} (per dimension, of unit features), at their best "
+            f"by {self._widest_spread:.4f}. Try a smaller --set {self.stage}.lr, a longer "
             f"{self.stage}.warmup_epochs, for contrastive tasks a larger batch or queue or a higher temperature.",
         )
 
@@ -63,9 +63,9 @@ class Health:
         return text
 
     def state(self) -> dict[str, Any]:
-        return {"warnings": dict(self.warnings), "lines": list(self._lines), "first_spread": self._first_spread}
+        return {"warnings": dict(self.warnings), "lines": list(self._lines), "widest_spread": self._widest_spread}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.warnings = dict(state["warnings"])
         self._lines = deque((tuple(line) for line in state["lines"]), maxlen=_LINES)
-        self._first_spread = state["first_spread"]
+        self._widest_spread = state["widest_spread"]
