@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch: threads of several workers would wait for each other's turn
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from vidssl.engine.progress import Reporter

@@ -157,6 +157,18 @@ def test_what_is_listed(name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", list_tasks())
+def test_compiled_views_show_the_same(name):
+    task = make(name)
+    drawn = draw(task)
+    eager = views_of(task, drawn)
+    torch._dynamo.reset()
+    task.views = torch.compile(task.views)
+    for key, value in views_of(task, drawn).items():
+        torch.testing.assert_close(value, eager[key], rtol=1e-4, atol=1e-4, msg=key)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["shufflenet", "r21d", "vit"])
 @pytest.mark.parametrize("name", list_tasks())
 def test_eight_clips_are_learned_by_heart(name, family):

@@ -94,6 +94,8 @@ class Trainer:
         if context.engine.layout == "channels_last":
             task.to(memory_format=torch.channels_last_3d)
         self.task = task
+        # on a GPU the pointwise parts of the views become one kernel
+        self._views = torch.compile(task.views) if context.engine.compile == "on" else task.views
         optimizer = build_optimizer(task, stage)
         self.model, self.optimizer = accelerator.prepare(task, optimizer)
         self.directory = Path(context.run.path) / "checkpoints"
@@ -152,7 +154,7 @@ class Trainer:
     def _backward(self, batch: Batch) -> None:
         accelerator = self.context.accelerator
         with torch.no_grad():
-            views = self.task.views(batch.frames_BTHWC, batch.params)
+            views = self._views(batch.frames_BTHWC, batch.params)
         if batch.last_of_step:
             out = self._loss_backward(views, batch)
         else:

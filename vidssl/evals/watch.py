@@ -7,7 +7,9 @@ LeCun, "RankMe: Assessing the Downstream Performance of Pretrained Self-Supervis
 of unit-length features over the clips, averaged, times sqrt(D): 0 where all clips are alike, 1 for directions that are
 uniform (Chen, He, "Exploring Simple Siamese Representation Learning", CVPR 2021).
 
-A look costs one clip of each of at most `videos` videos a split, in eval mode, and changes nothing of the training.
+A look costs one clip of each of at most `videos` videos a split, in eval mode, and changes nothing of the training. At
+the look before the first step batch norm has the statistics it was built with, 0 and 1, so that it normalises nothing:
+that network is another one than the one that training begins with.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ their range as a sawtooth of random phase, angles are uniform. Colours, backgrou
 shake and noise are drawn before the motion is looked at. No class turns into another when the picture is mirrored left
 to right, because every common training recipe flips at random: hence "across" instead of left and right.
 
-All videos have the same ground and the same greys: objects of a dark and a bright half. With free colours a network knows
-each of some hundred training videos by its colour instead of learning the classes (seen: fine-tuning at 0.59 on train
-and at chance on test); with a breath of tint, a ground or a piece of ground of its own a contrastive task knows the
-video by that and learns neither class (benchmarks/results/NOTES.md).
+All videos have the same ground and the same greys: objects of a dark and a bright half. With free colours a network
+knows each of some hundred training videos by its colour instead of learning the classes (seen: fine-tuning at 0.59 on
+train and at chance on test); with a breath of tint, a ground or a piece of ground of its own a contrastive task knows
+the video by that and learns neither class (benchmarks/results/NOTES.md).
 
 Two things hold in nearly all real video, and here too, in every video alike. Light falls from above, on the scene and
 on every object: without it nothing tells which side of a picture is up, and rotation prediction stayed at chance. And
