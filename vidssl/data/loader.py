@@ -46,7 +46,8 @@ class ClipLoader:
         plan: which samples each step has.
         task: `draw` decides frames and parameters.
         decoder: over the store that the plan's samples are rows of.
-        micro_batch: largest batch; a larger step comes in several near-equal parts. 0 for no limit.
+        micro_batch: largest batch; a larger step comes in several near-equal parts. 0 for no limit. (1 on several ranks
+            with unequal shares gives the larger share a batch of 2.)
         prefetch: batches decoded ahead.
     """
 
@@ -116,10 +117,18 @@ class ClipLoader:
             store.frames[step.samples],
         )
         count = len(step.samples)
-        parts = -(-count // self.micro_batch) if self.micro_batch else 1
+        parts = self._parts(step.size)
         for part in range(parts):
             rows = slice(count * part // parts, count * (part + 1) // parts)
             yield self._decode(step.number, step.epoch, step.samples[rows], step.size, part == parts - 1, draw, rows)
+
+    def _parts(self, step_size: int) -> int:
+        """How many passes a step takes: as many on every rank, because ranks talk to each other within a pass."""
+        if not self.micro_batch:
+            return 1
+        world = self.plan.world
+        smallest, largest = step_size // world, -(-step_size // world)
+        return min(-(-largest // self.micro_batch), smallest)  # no pass without a sample
 
     def _decode(
         self, number: int, epoch: int, samples: np.ndarray, size: int, last: bool, draw: Draw, rows: slice

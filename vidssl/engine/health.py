@@ -16,8 +16,8 @@ class Health:
     """Judges the metric of the log lines and the features that the watch sees.
 
     At chance: the metric over the last `_LINES` lines is not `_SIGMAS` standard errors above it. Collapsed: the clips'
-    features differ by less than a tenth of what they did at their best. (Not before the first step: there batch norm has
-    not seen the data, and the features of all clips are nearly alike.)
+    features differ by less than a tenth of what they did at their best. (Not before the first step: there batch norm
+    has not seen the data, and the features of all clips are nearly alike.)
     """
 
     def __init__(self, stage: str, num_steps: int) -> None:
@@ -51,8 +51,8 @@ class Health:
             return None
         return self._once(
             "collapse",
-            f"the features have collapsed: clips differ by {spread:.4f} (per dimension, of unit features), at their best "
-            f"by {self._widest_spread:.4f}. Try a smaller --set {self.stage}.lr, a longer "
+            f"the features have collapsed: clips differ by {spread:.4f} (per dimension, of unit features), at their "
+            f"best by {self._widest_spread:.4f}. Try a smaller --set {self.stage}.lr, a longer "
             f"{self.stage}.warmup_epochs, for contrastive tasks a larger batch or queue or a higher temperature.",
         )
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 
 from ..backbones.base import Backbone
 from ..errors import ConfigError
@@ -51,7 +52,10 @@ def resolve_engine(engine: EngineSpec, on_gpu: bool) -> EngineSpec:
 
 
 def build_accelerator(engine: EngineSpec) -> Accelerator:
+    # with synced batch norm every buffer (statistics, queues) is the same on all ranks already
+    buffers = DistributedDataParallelKwargs(broadcast_buffers=engine.batch_norm == "local")
     return Accelerator(
+        kwargs_handlers=[buffers],
         mixed_precision="bf16" if engine.precision == "bf16" else "no",
         dynamo_backend="inductor" if engine.compile == "on" else "no",
     )
