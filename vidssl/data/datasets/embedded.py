@@ -14,10 +14,6 @@ knows each of some hundred training videos by its colour instead of learning the
 train and at chance on test); with a breath of tint, a ground or a piece of ground of its own a contrastive task knows
 the video by that and learns neither class (benchmarks/results/NOTES.md).
 
-Objects come and go: each fades after LIFE frames and another of its kind appears elsewhere, of another size and angle.
-So what stays the same through a video, and what a contrastive task can know it by, is what the labels name (and which
-half is dark); with objects that stayed, CVRL knew videos by their layout.
-
 Two things hold in nearly all real video, and here too, in every video alike. Light falls from above, on the scene and
 on every object: without it nothing tells which side of a picture is up, and rotation prediction stayed at chance. And
 time has a direction: dark stains spread over the ground, so that a later moment can be told from an earlier one
@@ -50,7 +46,7 @@ import numpy as np
 
 from ...errors import ConfigError, EnvironmentProblem
 
-RENDER_VERSION = 7  # a higher number renders everything again
+RENDER_VERSION = 6  # a higher number renders everything again
 NUM_TRAIN, NUM_TEST = 480, 96  # multiples of the 48 pairs of appearance and motion
 NUM_FRAMES, FPS = 144, 30  # playback-rate tasks need 16 frames at dilation 8: 121, and room for a random start
 WIDTH, HEIGHT = 160, 120
@@ -58,7 +54,6 @@ SHAPES, TEXTURES = ("disc", "triangle", "cross"), ("stripes", "spots")
 APPEARANCES = tuple(f"{texture}-{shape}" for texture in TEXTURES for shape in SHAPES)
 MOTIONS = ("across", "up", "down", "spin", "grow", "shrink", "sway", "surge")
 NUM_OBJECTS = 3
-LIFE, FADE = 48, 5  # frames
 RADIUS = (14.0, 34.0)  # pixels; log-uniform
 SPEED = (0.9, 1.4)  # pixels a frame
 DRIFT, SHAKE = 0.25, 1.2  # background: pixels a frame at most; camera: pixels of standard deviation
@@ -66,21 +61,19 @@ GREYS = (20.0, 220.0)  # of the objects; which of them is the pattern is drawn
 LIGHT = 40.0  # grey levels from the top of the picture, and of each object, to its bottom
 STAIN, STAINED = 40.0, 0.8  # how much darker, in grey levels; share of the ground at the end of the video
 NOISE = 2.0  # grey levels of standard deviation, fresh in each frame
-_LIVES = NUM_FRAMES // LIFE + 1
 SPLIT_KEYS = {"train": 0x747261696E, "test": 0x74657374}
 TILE = 64  # the ground repeats after this many pixels, a power of two: each video shows all of it
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything of one video, drawn. Shapes: N objects, G lives, 2 axes (x, y); pixels, frames and radians."""
+    """Everything of one video, drawn. Shapes: N objects, 2 axes (x, y); pixels, frames and radians."""
 
     appearance: int
     motion: int
-    place_GN2: np.ndarray
-    size_phase_GN: np.ndarray
-    angle_GN: np.ndarray
-    age_N: np.ndarray
+    place_N2: np.ndarray
+    size_phase_N: np.ndarray
+    angle_N: np.ndarray
     speed: float
     heading: float
     period: float
@@ -107,10 +100,9 @@ def scene(split: str, number: int) -> Scene:
     return Scene(
         appearance=appearance,
         motion=motion,
-        place_GN2=rng.uniform(0, 1, (_LIVES, NUM_OBJECTS, 2)) * (WIDTH, HEIGHT),
-        size_phase_GN=rng.uniform(0, 1, (_LIVES, NUM_OBJECTS)),
-        angle_GN=rng.uniform(0, 2 * math.pi, (_LIVES, NUM_OBJECTS)),
-        age_N=rng.uniform(0, LIFE, NUM_OBJECTS),
+        place_N2=rng.uniform(0, 1, (NUM_OBJECTS, 2)) * (WIDTH, HEIGHT),
+        size_phase_N=rng.uniform(0, 1, NUM_OBJECTS),
+        angle_N=rng.uniform(0, 2 * math.pi, NUM_OBJECTS),
         speed=rng.uniform(*SPEED),
         heading=rng.uniform(0, 2 * math.pi),
         period=rng.uniform(36, 52),
@@ -131,15 +123,8 @@ def _stream(split: str, number: int, part: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, part], np.uint64)))
 
 
-def lives(video: Scene, frames_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which life each object is in, int64 [T, N], and its opacity, float64 [T, N]."""
-    life, age = np.divmod(video.age_N + np.asarray(frames_T)[:, None], LIFE)
-    return life.astype(np.int64), np.clip(np.minimum(age, LIFE - age) / FADE, 0, 1)
-
-
 def trajectory(video: Scene, frames_T: np.ndarray) -> np.ndarray:
-    """float64 [T, N, 5]: x, y (pixels), radius (pixels), angle (radians), opacity of each object, before the camera's
-    shake."""
+    """float64 [T, N, 4]: x, y (pixels), radius (pixels), angle (radians) of each object, before the camera's shake."""
     t = frames_T[:, None].astype(np.float64)
     way = np.zeros((len(t), 2))
     angle, size = np.zeros_like(t), np.zeros_like(t)
@@ -162,13 +147,11 @@ def trajectory(video: Scene, frames_T: np.ndarray) -> np.ndarray:
             way = video.speed * video.period / 4 * np.sin(omega * t + video.phase) * along
         case "surge":  # between standing and twice the mean speed
             way = video.speed * (t + np.sin(omega * t + video.phase) / omega) * along
-    state = np.empty((len(t), NUM_OBJECTS, 5))
-    life_TN, state[..., 4] = lives(video, frames_T)
-    objects = np.arange(NUM_OBJECTS)
-    state[..., :2] = video.place_GN2[life_TN, objects] + way[:, None]
-    phase = (video.size_phase_GN[life_TN, objects] + size) % 1.0
+    state = np.empty((len(t), NUM_OBJECTS, 4))
+    state[..., :2] = video.place_N2 + way[:, None]
+    phase = (video.size_phase_N + size) % 1.0
     state[..., 2] = RADIUS[0] * (RADIUS[1] / RADIUS[0]) ** phase
-    state[..., 3] = video.angle_GN[life_TN, objects] + angle
+    state[..., 3] = video.angle_N + angle
     return state
 
 
@@ -265,7 +248,7 @@ def _draw(out, tile, offset, stained, state, shape, texture, greys, noise, noise
                 stain = min(max(np.float32(20) * (np.float32(stained[t]) - when), np.float32(0)), one)
                 canvas[y, x] = grey + light - np.float32(STAIN) * stain
         for n in range(state.shape[1]):
-            cx, cy, radius, angle, opacity = state[t, n]
+            cx, cy, radius, angle = state[t, n, 0], state[t, n, 1], state[t, n, 2], state[t, n, 3]
             cos, sin, reach = math.cos(angle) / radius, math.sin(angle) / radius, int(radius * 1.2) + 2
             ix, iy = math.floor(cx), math.floor(cy)
             for dy in range(-reach, reach + 1):
@@ -277,7 +260,7 @@ def _draw(out, tile, offset, stained, state, shape, texture, greys, noise, noise
                     alpha = 0.5 + radius * _coverage(shape, u, v)  # one pixel of soft edge
                     if alpha <= 0.0:
                         continue
-                    alpha = min(alpha, 1.0) * opacity
+                    alpha = min(alpha, 1.0)
                     mix = _texture(texture, u, v)
                     x, y = (ix + dx) % width, (iy + dy) % height
                     grey = greys[0] * (1.0 - mix) + greys[1] * mix + light
