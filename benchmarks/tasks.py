@@ -1,11 +1,15 @@
-"""All pretext tasks on the same data, one run each, beside an untrained network: what each learns, and what it costs.
+"""All pretext tasks on the same data, one run each, beside untrained networks: what each learns, and what it costs.
 
-    python benchmarks/tasks.py --out runs/tasks                        # the embedded set, both of its label systems
-    python benchmarks/tasks.py --out runs/mine --data mine --target mine --also
+    python benchmarks/tasks.py --runs DIR                              # the embedded set, both of its label systems
+    python benchmarks/tasks.py --runs DIR --data mine --target mine
 
-Each run is `vidssl run --task T` in OUT/T with its log in OUT/T.log; given again, the command goes on where it stopped
+Each run is `vidssl run --task T` in DIR/T with its log in DIR/T.log; given again, the command goes on where it stopped
 and finished runs are not done again. Runs share the processor, `--jobs` at a time with a thread for each share. The
-last line of stdout is the result as JSON, with the environment in it; `--record FILE` keeps it.
+last line of stdout is the result as JSON, with the environment in it; `--out FILE` keeps it.
+
+Two networks are untrained. "untrained" is as it was built: its batch norm has the statistics 0 and 1 and normalises
+nothing. "fitted" has gone through the data for an epoch at a learning rate of 0, so that its batch norm has seen them:
+the network that training begins with.
 """
 
 from __future__ import annotations
@@ -28,14 +32,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.common import environment
 from vidssl import list_tasks
 
-UNTRAINED = "untrained"
+UNTRAINED = {"untrained": ["--epochs", "0"], "fitted": ["--epochs", "1", "--set", "pretrain.lr=0.0"]}
 
 
 def command(task: str, options: argparse.Namespace) -> list[list[str]]:
     """The command lines of one row, in order."""
-    folder = options.out / task
-    trained = [] if task != UNTRAINED else ["--epochs", "0"]
-    name = task if task != UNTRAINED else list_tasks()[0]
+    folder = options.runs / task
+    trained = UNTRAINED.get(task, [])
+    name = list_tasks()[0] if task in UNTRAINED else task
     base = [sys.executable, "-m", "vidssl"]
     settings = [word for setting in options.set for word in ("--set", setting)]
     lines = [
@@ -51,7 +55,7 @@ def command(task: str, options: argparse.Namespace) -> list[list[str]]:
 def execute(task: str, options: argparse.Namespace) -> str | None:
     """Runs one row to its end. Returns what went wrong, or None."""
     threads = str(max(1, (os.cpu_count() or 1) // options.jobs))
-    with open(options.out / f"{task}.log", "a") as log:
+    with open(options.runs / f"{task}.log", "a") as log:
         for line in command(task, options):
             done = subprocess.run(
                 line, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": threads}, check=False
@@ -63,13 +67,13 @@ def execute(task: str, options: argparse.Namespace) -> str | None:
 
 def row(task: str, options: argparse.Namespace) -> dict[str, Any]:
     """The numbers of a finished row."""
-    folder = options.out / task
+    folder = options.runs / task
     summary = json.loads((folder / "summary.json").read_text())
     found: dict[str, Any] = {"task": task, "evals": {options.target or options.data: summary["evals"]}}
     for other in options.also:
         place = folder / "evals" / other.strip("/").replace("/", "_") / "summary.json"
         found["evals"][other] = json.loads(place.read_text())["evals"]
-    if task != UNTRAINED:
+    if task not in UNTRAINED:
         found["pretrain"] = summary["pretrain"]
         found["settings"] = {key: summary["spec"][key] for key in ("task", "backbone", "pretrain", "data")}
         lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -102,7 +106,7 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--runs", type=Path, required=True, metavar="DIR", help="folder of the runs")
     parser.add_argument("--data", default="embedded", help="data set to pre-train on")
     parser.add_argument("--target", help="data set to evaluate on; by default the same")
     parser.add_argument("--also", nargs="*", default=None, help="further data sets for linear probe and retrieval")
@@ -111,13 +115,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="handed to every run")
-    parser.add_argument("--record", type=Path, help="file for the result")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="keeps the result")
     options = parser.parse_args()
     if options.also is None:
         options.also = ["embedded-appearance"] if options.data == "embedded" else []
-    options.out.mkdir(parents=True, exist_ok=True)
+    options.runs.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
-    names = [*options.tasks, UNTRAINED]
+    names = [*options.tasks, *UNTRAINED]
     begun, failed = time.monotonic(), []
     with ThreadPoolExecutor(options.jobs) as pool:
         jobs = {pool.submit(execute, name, options): name for name in names}
@@ -139,8 +143,8 @@ def main() -> None:
         "failed": failed,
         "environment": environment(),
     }
-    if options.record:
-        options.record.write_text(json.dumps(result, indent=1) + "\n")
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
     sys.exit(1 if failed else 0)
 

@@ -138,7 +138,47 @@ def peers() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"first-run": first_run, "decode": decode, "step": step, "peers": peers}
+def tasks() -> str:
+    """What each task learned on the embedded set, beside untrained networks."""
+    result = newest("tasks_embedded_cpu_*.json")
+    target, also = result["target"], "embedded-appearance"
+    lines = [
+        "| task | pretext, test videos | chance | fine-tuned, motion | linear, motion | appearance | retrieval, "
+        "motion | appearance | minutes |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    titles = {"untrained": "untrained, as built", "fitted": "untrained, batch norm fitted"}
+    for row in result["rows"]:
+        own, other = row["evals"][target], row["evals"][also]
+        if "pretrain" in row:
+            low, high = row["pretrain"]["interval"]
+            metric = "" if row["pretrain"]["metric"] == "accuracy" else f"{row['pretrain']['metric']} "
+            value = f"{metric}{100 * row['pretrain']['value']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+            chance = f"{100 * row['pretrain']['chance']:.1f}"
+        else:
+            value = chance = ""
+        top = [f"{100 * each['top1']:.1f}" for each in (
+            own["finetune"], own["linear"], other["linear"], own["retrieval"], other["retrieval"]
+        )]  # fmt: skip
+        name = titles.get(row["task"], row["task"])
+        lines.append(f"| {name} | {value} | {chance} | {' | '.join(top)} | {row['seconds'] / 60:.0f} |")
+    own, other = result["rows"][0]["evals"][target], result["rows"][0]["evals"][also]
+    lines.append(
+        f"| *chance* | | | {100 * own['finetune']['chance']:.1f} | {100 * own['linear']['chance']:.1f} | "
+        f"{100 * other['linear']['chance']:.1f} | {100 * own['retrieval']['chance']['top1']:.1f} | "
+        f"{100 * other['retrieval']['chance']['top1']:.1f} | |"
+    )
+    lines.append("")
+    where = result["environment"]
+    lines.append(
+        f"Top-1 in percent, {own['linear']['videos']} test videos (an interval of 95 % is about 10 to each side), one "
+        f"seed, {result['jobs']} runs at a time on {where['cores']} cores of {where['cpu']}; "
+        f"`benchmarks/results/{result['file']}`."
+    )
+    return "\n".join(lines)
+
+
+TABLES = {"first-run": first_run, "decode": decode, "step": step, "peers": peers, "tasks": tasks}
 
 
 def filled(text: str) -> str:

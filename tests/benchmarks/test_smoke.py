@@ -16,7 +16,7 @@ from types import ModuleType
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name != "common.py")
+SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name not in ("common.py", "tasks.py"))
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +142,27 @@ def test_processor_time_counts_threads_and_finished_children(common):
     before = common.cpu_seconds()
     subprocess.run([sys.executable, "-c", "sum(range(3_000_000))"], check=True)
     assert common.cpu_seconds() - before > 0.02
+
+
+@pytest.mark.slow
+def test_tasks_runs_each_task_once_and_two_untrained_networks(tiny_store, tmp_path):
+    settings = ["data.size=32", "backbone.width=0.5", "eval.clips=2", "finetune.epochs=1", "pretrain.epochs=2"]
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "tasks.py"),
+        "--runs",
+        str(tmp_path / "runs"),
+        "--data",
+        str(tiny_store),
+    ]
+    command += ["--tasks", "rotnet", "--jobs", "2", "--out", str(tmp_path / "result.json")]
+    command += [word for setting in settings for word in ("--set", setting)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result == json.loads(done.stdout.splitlines()[-1])
+    assert [row["task"] for row in result["rows"]] == ["rotnet", "untrained", "fitted"]
+    assert set(result["rows"][0]["evals"][str(tiny_store)]) == {"finetune", "linear", "retrieval"}
+    assert result["rows"][0]["pretrain"]["epochs"] == 2
+    weights = [(tmp_path / "runs" / name / "model.safetensors").read_bytes() for name in ("untrained", "fitted")]
+    assert weights[0] != weights[1]
