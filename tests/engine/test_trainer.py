@@ -219,3 +219,47 @@ def test_bf16_is_refused_on_a_cpu():
     with pytest.raises(ConfigError, match=r"bf16 needs a GPU.*Legal here: fp32, auto"):
         resolve_engine(EngineSpec(precision="bf16"), on_gpu=False)
     assert resolve_engine(EngineSpec(precision="bf16"), on_gpu=True).precision == "bf16"
+
+
+def test_a_task_that_needs_whole_steps_refuses_to_have_them_split(tmp_path):
+    task = toy_task()
+    task.whole_steps = True
+    with pytest.raises(ConfigError, match=r"step of 4 .*engine\.micro_batch=3.*pretrain\.batch"):
+        Trainer("pretrain", task, STAGE, ToyDecoder(toy_store()), np.arange(13), context(tmp_path, micro_batch=3))
+    Trainer("pretrain", task, STAGE, ToyDecoder(toy_store()), np.arange(13), context(tmp_path, micro_batch=4))
+
+
+@pytest.mark.parametrize("micro_batch", [0, 2])
+def test_what_a_task_keeps_comes_back_once_a_step_and_is_not_logged(tmp_path, micro_batch):
+    class Keeping(type(toy_task())):
+        kept = ("numbers",)
+
+        def views(self, frames_BTHWC, params):
+            return {**super().views(frames_BTHWC, params), "numbers": frames_BTHWC[:, 0, 0, 0, 0].long()}
+
+        def forward(self, views):
+            return {**super().forward(views), "numbers": views["numbers"]}
+
+        def after_step(self, kept):
+            assert not torch.is_grad_enabled()
+            self.steps.append(kept["numbers"].tolist())
+
+    task = toy_task()
+    task.__class__, task.steps = Keeping, []
+    shared = context(tmp_path, micro_batch=micro_batch)
+    trainer = Trainer("pretrain", task, STAGE, ToyDecoder(toy_store()), np.arange(13), shared)
+    trainer.fit()
+    assert task.steps == [trainer.plan.step(number).samples.tolist() for number in range(16)]
+    assert all("numbers" not in line for line in log_without_time(tmp_path))
+
+
+def test_a_tasks_own_chance_replaces_the_fixed_one_in_the_log(tmp_path):
+    class Varying(type(toy_task())):
+        def forward(self, views):
+            return {**super().forward(views), "chance": torch.tensor(1 / len(views["label"]))}
+
+    task = toy_task()
+    task.__class__ = Varying
+    Trainer("pretrain", task, STAGE, ToyDecoder(toy_store()), np.arange(13), context(tmp_path, log_every=1)).fit()
+    # thirteen samples in four steps: three of 3 and one of 4
+    assert sorted(line["chance"] for line in log_without_time(tmp_path)[:4]) == pytest.approx([1 / 4] + [1 / 3] * 3)

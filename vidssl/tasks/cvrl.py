@@ -109,6 +109,7 @@ class CVRL(Task):
         "pretrain.warmup_epochs": 5.0,
     }
     clips_per_sample = 2
+    labels = "the partner among 2 N - 1 clips"
     whole_steps = True
 
     def __init__(self, backbone: Backbone, clip: ClipSpec, args: CVRLArgs | None = None) -> None:

@@ -99,7 +99,6 @@ class RSPNet(MomentumTask):
     group = "ST"
     paper = "Chen, Huang, He, Long, Zeng, Wen, Tan, Gan, AAAI 2021"
     clips_per_sample = 3
-    labels = "2 speeds"
     recipe: ClassVar[dict[str, Any]] = {
         "pretrain.optimizer": "sgd",
         "pretrain.lr": 0.05,
@@ -116,6 +115,7 @@ class RSPNet(MomentumTask):
         args = args or RSPNetArgs()
         super().__init__(backbone, clip, 2, args.queue, args.momentum)
         self.args = args
+        self.labels = f"2 speeds, and the video among {1 + args.queue} keys"
         self.augmentation = ViewAugmentation(_ORIGINAL if args.recipe == "original" else args, clip.size)
         # the frames of the second window that either speed shows: first the slow clip's, then what the fast one adds
         slow, fast = (dilate(np.array(0), clip.frames, step) for step in (1, args.speed))

@@ -123,6 +123,7 @@ class TDL(MomentumTask):
         args = args or TDLArgs()
         super().__init__(backbone, clip, 1, args.queue, args.momentum)
         self.args = args
+        self.labels = f"the same moment among {args.queue + 2} clips"
         self.augmentation = SharedAugmentation(_ORIGINAL if args.recipe == "original" else args, clip.size)
 
     def request(self) -> Request:
