@@ -102,9 +102,12 @@ def test_summary_has_every_number(finished):
     assert summary["evals"]["finetune"]["chance"] == pytest.approx(1 / 3)
     assert "too short" in done.stderr
     assert "no number of the paper" in done.stdout
-    for name in ("spec.toml", "environment.json", "measured.json", "log.jsonl", "model.safetensors"):
+    for name in ("spec.toml", "environment.json", "measured.json", "log.jsonl", "model.safetensors", "pretrain.png"):
         assert (out / name).stat().st_size > 0
-    record = log_without_time(out)[0]
+    lines = log_without_time(out)
+    assert lines[0]["step"] == 0
+    assert set(lines[0]["watch"]) == {"knn", "linear", "chance", "rankme", "spread"}
+    record = next(line for line in lines if "watch" not in line)
     assert {"stage", "step", "epoch", "loss", "accuracy", "chance", "lr"} <= set(record)
 
 
@@ -188,6 +191,27 @@ def test_a_folder_with_other_files_is_left_alone(home, tmp_path):
     assert done.returncode == 2
     assert "thesis.txt" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_videos_too_short_are_left_out_where_that_is_asked_for(home, tmp_path):
+    words = ["run", "--task", "rotnet", "--data", "tiny", "--eval", "none", "--out", tmp_path / "run", "--epochs", "1"]
+    words += ["--set", "task.short_videos=skip", "--set", "data.size=32", "--set", "backbone.width=0.5"]
+    words += ["--set", "task.recipe=original", "--set", "engine.layout=contiguous", "--decoder", "pyav"]
+    refused = vidssl(*words, home=home)
+    assert refused.returncode == 2
+    assert "all 9 videos of 'tiny' are shorter than the 31 frames" in refused.stderr
+    assert not (tmp_path / "run").exists()
+    done = vidssl(*words, "--set", "data.frames=12", home=home)
+    assert done.returncode == 0, done.stderr
+    # training videos of 20 to 22, 24 to 26 and 28 to 30 frames; twelve frames at stride 2 take 23
+    assert "3 of 9 videos are shorter than the 23 frames" in done.stderr
+    pretrain = json.loads((tmp_path / "run" / "summary.json").read_text())["pretrain"]
+    assert (pretrain["videos_skipped"], pretrain["videos_trained"], pretrain["extended_clips"]) == (3, 6, 0)
+    spec = tomllib.loads((tmp_path / "run" / "spec.toml").read_text())
+    assert "jitter" not in spec["task"], "a setting that this recipe does not use"
+    assert spec["augmentation"][0]["jitter"] == [0, 0, 0, 0]
+    assert spec["augmentation"][0]["rotation_degrees"] == 10
+    assert vidssl(*words, "--set", "data.frames=12", home=home).returncode == 0
 
 
 def test_data_without_labels_pretrain_and_say_that_nothing_is_evaluated(home, tmp_path):
@@ -340,6 +364,7 @@ def test_weights_of_another_network_are_refused_before_anything_is_written(finis
     [
         (["--backbone", "c3d", "--set", "data.frames=4"], ["C3D takes no clip of 4 frames", "8 or more"]),
         (["--backbone", "vit", "--set", "data.size=40"], ["ViT takes no clip of 40 pixels", "multiples of 16"]),
+        (["--set", "task.recipe=original", "--set", "task.flip=0.0"], ["task.flip belongs to", "recipe=original"]),
         (["--set", "engine.precision=bf16"], ["bf16 needs a GPU", "fp32"]),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
@@ -23,10 +23,12 @@ from .data.store import Store
 from .engine.progress import Reporter
 from .engine.runs import RunDirectory
 from .engine.setup import faster_layout, resolve_engine
-from .errors import RunError
-from .spec import RunSpec, complete_options, dataclass_options, override, signature_options
+from .errors import ConfigError, RunError
+from .spec import Named, RunSpec, complete_options, dataclass_options, override, signature_options
 from .tasks import TASKS
 from .tasks.base import ClipSpec
+from .transforms.augment import AugmentationArgs
+from .transforms.views import ViewArgs
 
 
 @dataclass
@@ -97,8 +99,26 @@ def resolve(request: Mapping[str, Any], reporter: Reporter) -> Resolved:
         eval=replace(spec.eval, names=list(wanted)),
         engine=resolve_engine(spec.engine, on_gpu),
     )
+    spec = replace(spec, task=check_recipe(spec.task, task.Args, request))
     backbone.check_clip(spec.data.frames, spec.data.size, spec.data.size)
     return Resolved(spec, source, target, initial, weights, notes)
+
+
+def check_recipe(task: Named, args: type, request: Mapping[str, Any]) -> Named:
+    """With recipe "original" a task has its method's own augmentation: the settings of the other are left out.
+
+    Raises ConfigError where one of them was asked for.
+    """
+    if task.options.get("recipe") != "original":
+        return task
+    others = {field.name for base in (AugmentationArgs, ViewArgs) if issubclass(args, base) for field in fields(base)}
+    asked = sorted(key for key in request if key.startswith("task.") and key.removeprefix("task.") in others)
+    if asked:
+        raise ConfigError(
+            f"{asked[0]} belongs to the benchmark's augmentation, and {task.name} has recipe=original, which has its "
+            "own. Leave one of the two out, or take --set task.recipe=paper."
+        )
+    return replace(task, options={key: value for key, value in task.options.items() if key not in others})
 
 
 def choose_preset(asked: str, data: str, on_gpu: bool) -> tuple[str, list[str]]:

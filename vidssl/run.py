@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save
 
@@ -26,7 +27,7 @@ from .engine.progress import Reporter
 from .engine.runs import RunDirectory, write_atomic
 from .engine.setup import build_accelerator, keep_freed_memory
 from .engine.trainer import Context, Trainer
-from .errors import RunError
+from .errors import DataError, RunError
 from .evals.pretext import evaluate_pretext
 from .evals.suite import open_target
 from .evals.watch import Watch
@@ -91,22 +92,38 @@ def execute(request: Mapping[str, Any], out: Path | None, reporter: Reporter) ->
     accelerator = build_accelerator(resolved.spec.engine)
     for note in resolved.notes:
         reporter.say(note)
+    figures: dict[str, Any] = {}
     if stored is None:
         resolved.spec, figures = measure(resolved, accelerator, reporter)
-        run.begin(to_dict(resolved.spec), identity(request, resolved), figures)
+    task = build_task(resolved.spec, resolved.initial)
+    assert resolved.source is not None
+    usable_rows(task, resolved.source, catalog.training_rows(resolved.source, resolved.spec.data.subset))
+    if stored is None:
+        run.begin(to_dict(resolved.spec), identity(request, resolved), figures, task.augmentation_in_use())
     reporter.say(f"run: {run.path}")
     context = Context(accelerator, resolved.spec.engine, run, request_hash(request), resolved.spec.seed, reporter)
-    summary = _stages(resolved, context)
+    summary = _stages(task, resolved, context)
     leave_together()
     return summary
 
 
-def _stages(resolved: Resolved, context: Context) -> dict[str, Any]:
+def usable_rows(task: Task, store: Store, rows: np.ndarray) -> np.ndarray:
+    """The rows of videos that take part. Raises DataError where there are rows, and none does."""
+    usable = rows[task.usable(store.frames[rows])]
+    if len(rows) and not len(usable):
+        raise DataError(
+            f"all {len(rows)} videos of {store.path.name!r} are shorter than the {task.request().min_frames} frames "
+            f"that {task.name} needs (the longest has {store.frames[rows].max()}). Take another --set "
+            "task.short_videos."
+        )
+    return usable
+
+
+def _stages(task: Task, resolved: Resolved, context: Context) -> dict[str, Any]:
     spec = resolved.spec
     threads = spec.engine.decode_threads or None
     assert resolved.source is not None
     decoder = open_decoder(spec.data.decoder, resolved.source, context.device, threads)
-    task = build_task(spec, resolved.initial)
     target = resolved.target
     pretrain = _pretrain(task, decoder, target, spec, context)
     results = {} if target is None else run_evaluations(task.backbone, target, spec, context)
@@ -121,13 +138,19 @@ def _pretrain(task: Task, decoder: Decoder, target: Store | None, spec: RunSpec,
         load_weights(task.backbone, weights, input=task.backbone.input)
         return done
     source = decoder.store
-    rows = catalog.training_rows(source, spec.data.subset)
+    every_row = catalog.training_rows(source, spec.data.subset)
+    rows = usable_rows(task, source, every_row)
+    if len(rows) < len(every_row):
+        context.reporter.say(
+            f"pretrain: {len(every_row) - len(rows)} of {len(every_row)} videos are shorter than the "
+            f"{task.request().min_frames} frames that {task.name} needs, and are left out (task.short_videos = skip)"
+        )
     watch = None
     if target is not None and spec.watch.every:
         opened = open_decoder(spec.data.target_decoder, target, context.device, spec.engine.decode_threads or None)
         watch = Watch(task.backbone, open_target(opened), task.clip, spec.watch, spec.eval, context)
     trained = Trainer("pretrain", task, spec.pretrain, decoder, rows, context, watch).fit()
-    test = source.indices("test")
+    test = usable_rows(task, source, source.indices("test"))
     tested = evaluate_pretext(
         task, decoder, test if len(test) else rows, context, spec.eval.pretext_repeats, spec.eval.batch
     )
@@ -137,7 +160,8 @@ def _pretrain(task: Task, decoder: Decoder, target: Store | None, spec: RunSpec,
             f"pretrain: {100 * share:.0f} % of the clips came from videos too short for them: frames were repeated, or "
             "gaps made smaller"
         )
-    result = {**tested, **trained, "videos_trained": len(rows), "tested_on": "test" if len(test) else "train"}
+    result = {**tested, **trained, "videos_trained": len(rows)}
+    result |= {"videos_skipped": len(every_row) - len(rows), "tested_on": "test" if len(test) else "train"}
     if run.main:
         state = {key: value.contiguous() for key, value in task.backbone.state_dict().items()}
         write_atomic(weights, save(state, {"spec": json.dumps(to_dict(spec))}))

@@ -33,3 +33,10 @@ def test_ten_starts_reach_from_the_first_to_the_last_frame():
     assert starts[1].tolist() == [0] * 10
     assert starts[2].tolist() == [0] * 10
     assert uniform_starts(np.array([26]), span=16, clips=1)[0].tolist() == [5]
+
+
+def test_skip_takes_no_frame_past_the_end():
+    inside = np.array([[0, 4]])
+    assert extend(inside, np.array([5]), "skip").tolist() == [[0, 4]]
+    with pytest.raises(ValueError, match="left out"):
+        extend(inside, np.array([4]), "skip")

@@ -7,13 +7,16 @@ import numpy as np
 from ..errors import unknown_name
 
 END_POLICIES = ("reflect", "loop", "clamp")
+SHORT_POLICIES = (*END_POLICIES, "skip")
+"""What a task may do with videos that are too short for it."""
 
 
 def extend(indices: np.ndarray, video_frames: np.ndarray, policy: str) -> np.ndarray:
     """Maps indices past the end of a video into it.
 
     reflect: runs back from the last frame (... 3 4 3 2 ...): no jump and no still picture, so a speed stays visible.
-    loop: starts again at frame 0 (RSPNet's way). clamp: repeats the last frame.
+    loop: starts again at frame 0 (RSPNet's way). clamp: repeats the last frame. skip: there must be none; videos that
+    are too short were left out before.
 
     Args:
         indices: int64 [N, T], >= 0.
@@ -28,7 +31,11 @@ def extend(indices: np.ndarray, video_frames: np.ndarray, policy: str) -> np.nda
         period = np.maximum(2 * length - 2, 1)
         folded = indices % period
         return np.where(folded < length, folded, period - folded)
-    raise unknown_name("policy for short videos", policy, END_POLICIES)
+    if policy == "skip":
+        if (indices >= length).any():
+            raise ValueError("frames past the end of a video that should have been left out")
+        return indices
+    raise unknown_name("policy for short videos", policy, SHORT_POLICIES)
 
 
 def uniform_starts(video_frames: np.ndarray, span: int, clips: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """A run's folder: what was asked, what happened, what came out. Every file is written whole or not at all.
 
-spec.toml          the resolved spec, and under [identity] the hashes of the request and the data, written before step 0
+spec.toml          the resolved spec; under [[augmentation]] what is done to the pictures, under [identity] the hashes
+                   of the request and the data; written before step 0
 environment.json   versions and machine
 log.jsonl          one line an interval; all but the field `time` is the same, bit for bit, in every repetition on a CPU
 checkpoints/       STAGE-STEP.pt, the newest two of a stage, the last of a finished one
@@ -86,15 +87,24 @@ class RunDirectory:
                 )
             return None
         try:
-            return tomllib.loads(file.read_text())
+            content = tomllib.loads(file.read_text())
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise RunError(f"{file} cannot be read ({error}). Choose another folder with --out.") from error
+        content.pop("augmentation", None)  # follows from the rest
+        return content
 
-    def begin(self, resolved: dict[str, Any], identity: dict[str, Any], measured: dict[str, Any]) -> None:
+    def begin(
+        self,
+        resolved: dict[str, Any],
+        identity: dict[str, Any],
+        measured: dict[str, Any],
+        augmentation: list[dict[str, Any]] | None = None,
+    ) -> None:
         """Writes what is to be done before it is done: spec, environment, and what "auto" was decided by."""
         if self.main:
+            shown = {"augmentation": augmentation} if augmentation else {}
             write_atomic(self.path / "measured.json", json.dumps(measured, indent=1))
-            write_atomic(self.path / "spec.toml", tomli_w.dumps({**resolved, "identity": identity}))
+            write_atomic(self.path / "spec.toml", tomli_w.dumps({**resolved, **shown, "identity": identity}))
             write_atomic(self.path / "environment.json", json.dumps(environment(), indent=1))
 
     def require_same(self, stored: dict[str, Any], requested: dict[str, Any], request_hash: str) -> None:

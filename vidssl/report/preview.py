@@ -69,6 +69,12 @@ def _choose_samples(task: Task, store: Store, seed: int, num_samples: int) -> tu
     if len(store) == 0:
         raise DataError(f"{store.path} holds no videos.")
     order = np.argsort(uniforms(seed, 0, store.keys, 1)[:, 0], kind="stable")
+    order = order[task.usable(store.frames[order])]
+    if not len(order):
+        raise DataError(
+            f"all videos of {store.path.name!r} are shorter than the {task.request().min_frames} frames that "
+            f"{task.name} needs. Take another --set task.short_videos."
+        )
     # A small set is gone through again with fresh numbers, so that it too can show every label.
     epochs = range(1, 1 + max(1, -(-16 * num_samples // len(store))))
     rows = np.concatenate([order for _ in epochs])

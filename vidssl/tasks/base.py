@@ -91,6 +91,12 @@ class Task(nn.Module):
         """Decides frames and parameters of N samples from their random numbers. Host, pure, no loop over samples."""
         raise NotImplementedError
 
+    def usable(self, video_frames_N: np.ndarray) -> np.ndarray:
+        """bool [N]: which videos take part. All, but with `short_videos="skip"` those that are too short."""
+        if getattr(getattr(self, "args", None), "short_videos", "") != "skip":
+            return np.ones(len(video_frames_N), bool)
+        return np.asarray(video_frames_N) >= self.request().min_frames
+
     def views(self, frames_BTHWC: torch.Tensor, params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """uint8 frames -> the tensors that `forward` takes; same device, under no_grad."""
         raise NotImplementedError
@@ -106,6 +112,11 @@ class Task(nn.Module):
     def chance(self) -> float:
         """What guessing scores on the metric."""
         raise NotImplementedError
+
+    def augmentation_in_use(self) -> list[dict[str, Any]]:
+        """What `views` does to the pictures, one entry for each sort of view: the values behind the recipe."""
+        used = getattr(self, "augmentations", None) or [getattr(self, "augmentation", None)]
+        return [each.settings() for each in used if each is not None]
 
     def after_step(self, kept: dict[str, torch.Tensor]) -> None:
         """Called after each optimizer step of a training, under no_grad: key encoders and queues move here.

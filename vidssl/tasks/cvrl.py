@@ -36,7 +36,7 @@ from torch import nn
 from ..backbones.base import Backbone
 from ..collective import gather_rows
 from ..data.plan import choose
-from ..data.sampling import END_POLICIES, extend
+from ..data.sampling import SHORT_POLICIES, extend
 from ..errors import ConfigError, unknown_name
 from ..transforms.views import ViewArgs, ViewAugmentation
 from .base import ClipSpec, Draw, Request, Task
@@ -63,7 +63,7 @@ class CVRLArgs(ViewArgs):
         head_width: multiplies the width (2048) of the three hidden layers.
         recipe: "paper" (the benchmark's augmentation) or "original" (CVRL's own, which blurs every first view and
             solarises only second ones).
-        short_videos: "reflect", "loop" or "clamp", for a video shorter than (T - 1) * stride + 1 frames.
+        short_videos: "reflect", "loop", "clamp" or "skip", for a video shorter than (T - 1) * stride + 1 frames.
     """
 
     grey: float = 0.175
@@ -84,8 +84,8 @@ class CVRLArgs(ViewArgs):
             raise ConfigError(f"cvrl: head_width={self.head_width} is outside 0 to 4; 1.0 is the original's.")
         if self.recipe not in RECIPES:
             raise unknown_name("recipe of cvrl", self.recipe, RECIPES)
-        if self.short_videos not in END_POLICIES:
-            raise unknown_name("policy for short videos", self.short_videos, END_POLICIES)
+        if self.short_videos not in SHORT_POLICIES:
+            raise unknown_name("policy for short videos", self.short_videos, SHORT_POLICIES)
 
 
 class CVRL(Task):

@@ -32,7 +32,7 @@ from torch import nn
 
 from ..backbones.base import Backbone
 from ..data.plan import choose
-from ..data.sampling import END_POLICIES, extend
+from ..data.sampling import SHORT_POLICIES, extend
 from ..errors import ConfigError, unknown_name
 from ..transforms.augment import CENTRE_ONLY, AugmentationArgs, SharedAugmentation
 from ..transforms.time import random_start
@@ -62,7 +62,7 @@ class PRPArgs(AugmentationArgs):
         decoder_width: multiplies the channels of the generative branch (512, 256, 128, ...); 1.0 is the original's.
         head_width: multiplies the channels (512) of the discriminative branch.
         recipe: "paper" (the benchmark's shared augmentation) or "original" (centre crop only).
-        short_videos: "reflect", "loop" or "clamp".
+        short_videos: "reflect", "loop", "clamp" or "skip".
     """
 
     complexity: int = 3
@@ -81,8 +81,8 @@ class PRPArgs(AugmentationArgs):
             raise ConfigError(f"prp: complexity={self.complexity!r} is none of 1, 2, 3 (two, three or four dilations).")
         if self.recipe not in RECIPES:
             raise unknown_name("recipe of prp", self.recipe, RECIPES)
-        if self.short_videos not in END_POLICIES:
-            raise unknown_name("policy for short videos", self.short_videos, END_POLICIES)
+        if self.short_videos not in SHORT_POLICIES:
+            raise unknown_name("policy for short videos", self.short_videos, SHORT_POLICIES)
         for field in ("decoder_width", "head_width"):
             if not 0 < getattr(self, field) <= 4:
                 raise ConfigError(f"prp: {field}={getattr(self, field)} is outside 0 to 4; 1.0 is the original's.")

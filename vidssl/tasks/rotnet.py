@@ -28,7 +28,7 @@ from torch import nn
 
 from ..backbones.base import Backbone
 from ..data.plan import choose
-from ..data.sampling import END_POLICIES, extend
+from ..data.sampling import SHORT_POLICIES, extend
 from ..errors import ConfigError, unknown_name
 from ..transforms.augment import AugmentationArgs, SharedAugmentation
 from ..transforms.geometry import quarter_turns
@@ -58,7 +58,7 @@ class RotNetArgs(AugmentationArgs):
         stride: frames from one frame of the clip to the next.
         dropout: before the classifier.
         recipe: "paper" (the benchmark's shared augmentation) or "original" (rotation by up to 10 degrees, crop, flip).
-        short_videos: "reflect", "loop" or "clamp".
+        short_videos: "reflect", "loop", "clamp" or "skip".
     """
 
     complexity: int = 3
@@ -80,8 +80,8 @@ class RotNetArgs(AugmentationArgs):
             raise ConfigError(f"rotnet: dropout={self.dropout} is outside 0 to 1 (1 excluded); the original has none.")
         if self.recipe not in RECIPES:
             raise unknown_name("recipe of rotnet", self.recipe, RECIPES)
-        if self.short_videos not in END_POLICIES:
-            raise unknown_name("policy for short videos", self.short_videos, END_POLICIES)
+        if self.short_videos not in SHORT_POLICIES:
+            raise unknown_name("policy for short videos", self.short_videos, SHORT_POLICIES)
 
 
 class RotNet(Task):

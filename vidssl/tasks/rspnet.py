@@ -32,7 +32,7 @@ import torch.nn.functional as F
 
 from ..backbones.base import Backbone
 from ..data.plan import choose
-from ..data.sampling import END_POLICIES, extend
+from ..data.sampling import SHORT_POLICIES, extend
 from ..errors import ConfigError, unknown_name
 from ..transforms.time import dilate, random_start
 from ..transforms.views import ViewArgs, ViewAugmentation
@@ -61,7 +61,7 @@ class RSPNetArgs(ViewArgs):
         margin: of the ranking, in similarities divided by the temperature.
         momentum: of the key network.
         recipe: "paper" (the benchmark's shared augmentation) or "original" (random resized crop, grey, colours, flip).
-        short_videos: "reflect", "loop" or "clamp".
+        short_videos: "reflect", "loop", "clamp" or "skip".
     """
 
     speed: int = 2
@@ -81,8 +81,8 @@ class RSPNetArgs(ViewArgs):
             raise ConfigError(f"rspnet: margin={self.margin}; legal: 0 and more, the original has 2.")
         if self.recipe not in RECIPES:
             raise unknown_name("recipe of rspnet", self.recipe, RECIPES)
-        if self.short_videos not in END_POLICIES:
-            raise unknown_name("policy for short videos", self.short_videos, END_POLICIES)
+        if self.short_videos not in SHORT_POLICIES:
+            raise unknown_name("policy for short videos", self.short_videos, SHORT_POLICIES)
 
 
 class RSPNet(MomentumTask):

@@ -39,7 +39,7 @@ import torch
 
 from ..backbones.base import Backbone
 from ..data.plan import choose
-from ..data.sampling import END_POLICIES, extend
+from ..data.sampling import SHORT_POLICIES, extend
 from ..errors import ConfigError, unknown_name
 from ..transforms.augment import AugmentationArgs, SharedAugmentation
 from ..transforms.time import dilate, random_start
@@ -69,7 +69,7 @@ class TDLArgs(AugmentationArgs):
         blend: largest share of one frame that is blended into all frames of the anchor; 0 turns it off.
         recipe: "paper" (the benchmark's shared augmentation) or "original" (rotation by up to 10 degrees, crop,
             colours). Both blend.
-        short_videos: "reflect", "loop" or "clamp".
+        short_videos: "reflect", "loop", "clamp" or "skip".
     """
 
     queue: int = 500
@@ -94,8 +94,8 @@ class TDLArgs(AugmentationArgs):
             raise ConfigError(f"tdl: blend={self.blend} is outside 0 to 1 (1 excluded); the original has 0.1.")
         if self.recipe not in RECIPES:
             raise unknown_name("recipe of tdl", self.recipe, RECIPES)
-        if self.short_videos not in END_POLICIES:
-            raise unknown_name("policy for short videos", self.short_videos, END_POLICIES)
+        if self.short_videos not in SHORT_POLICIES:
+            raise unknown_name("policy for short videos", self.short_videos, SHORT_POLICIES)
 
 
 class TDL(MomentumTask):

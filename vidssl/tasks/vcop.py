@@ -29,7 +29,7 @@ from torch import nn
 
 from ..backbones.base import Backbone
 from ..data.plan import choose
-from ..data.sampling import END_POLICIES, extend
+from ..data.sampling import SHORT_POLICIES, extend
 from ..errors import ConfigError, unknown_name
 from ..transforms.augment import AugmentationArgs, SharedAugmentation
 from ..transforms.time import clip_tuple, random_start, shrink_gap, shuffle
@@ -42,7 +42,7 @@ CLIPS = {1: 3, 2: 4, 3: 5}
 """complexity -> K, clips of a tuple."""
 
 RECIPES = ("paper", "original")
-SHORT_POLICIES = ("shrink", *END_POLICIES)
+POLICIES = ("shrink", *SHORT_POLICIES)
 
 _ORIGINAL = AugmentationArgs(rotation_degrees=0.0, flip=0.0, jitter=(0.0, 0.0, 0.0, 0.0))
 _PAIR_WIDTH = 512
@@ -59,7 +59,8 @@ class VCOPArgs(AugmentationArgs):
         dropout: before the last layer.
         recipe: "paper" (the benchmark's shared augmentation) or "original" (random crop only).
         short_videos: "shrink" makes the gap as small as it must be; a video that does not hold the clips without any
-            gap runs back from its end ("reflect"). "reflect", "loop" and "clamp" keep the gap.
+            gap runs back from its end ("reflect"). "reflect", "loop" and "clamp" keep the gap; "skip", the
+            original's way, leaves such videos out.
     """
 
     complexity: int = 1
@@ -78,8 +79,8 @@ class VCOPArgs(AugmentationArgs):
             raise ConfigError(f"vcop: dropout={self.dropout} is outside 0 to 1 (1 excluded); the original has 0.5.")
         if self.recipe not in RECIPES:
             raise unknown_name("recipe of vcop", self.recipe, RECIPES)
-        if self.short_videos not in SHORT_POLICIES:
-            raise unknown_name("policy for short videos", self.short_videos, SHORT_POLICIES)
+        if self.short_videos not in POLICIES:
+            raise unknown_name("policy for short videos", self.short_videos, POLICIES)
 
 
 class VCOP(Task):

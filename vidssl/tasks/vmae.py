@@ -34,7 +34,7 @@ import torch
 from ..backbones.base import Backbone
 from ..backbones.vit import TUBELET, ViT
 from ..data.plan import choose
-from ..data.sampling import END_POLICIES, extend
+from ..data.sampling import SHORT_POLICIES, extend
 from ..errors import ConfigError, unknown_name
 from ..transforms.augment import AugmentationArgs, SharedAugmentation
 from ..transforms.masking import Size3, cut, join, num_hidden, over_time, pick, to_pixels, tube_places
@@ -61,7 +61,7 @@ class VMAEArgs(AugmentationArgs):
         decoder_width: multiplies the decoder's channels: on a ViT half its own, rounded to heads of 64; elsewhere 512.
         decoder_blocks: of a ViT's decoder. The original has 4, and 12 for its large network.
         recipe: "paper" (the benchmark's shared augmentation) or "original" (crop of several scales and shapes).
-        short_videos: "reflect", "loop" or "clamp".
+        short_videos: "reflect", "loop", "clamp" or "skip".
     """
 
     mask_ratio: float = 0.9
@@ -84,8 +84,8 @@ class VMAEArgs(AugmentationArgs):
             raise ConfigError(f"vmae: decoder_blocks={self.decoder_blocks}; legal: 1 and more, the original has 4.")
         if self.recipe not in RECIPES:
             raise unknown_name("recipe of vmae", self.recipe, RECIPES)
-        if self.short_videos not in END_POLICIES:
-            raise unknown_name("policy for short videos", self.short_videos, END_POLICIES)
+        if self.short_videos not in SHORT_POLICIES:
+            raise unknown_name("policy for short videos", self.short_videos, SHORT_POLICIES)
 
 
 class VMAE(Task):

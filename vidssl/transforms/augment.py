@@ -10,8 +10,8 @@ set of parameters for all its frames, so that input, target and attention of a t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -74,6 +74,10 @@ class SharedAugmentation:
         check_size(size)
         self.args = args or AugmentationArgs()
         self.size = size
+
+    def settings(self) -> dict[str, Any]:
+        """What is done, without what else a task's settings hold."""
+        return {field.name: getattr(self.args, field.name) for field in fields(AugmentationArgs)}
 
     def draw(self, uniforms_NU: np.ndarray) -> dict[str, np.ndarray]:
         """`degrees` float32 [N], `crop` float32 [N, 2] (where in the room there is, y and x), `flip` bool [N],

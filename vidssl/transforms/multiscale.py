@@ -12,7 +12,7 @@ takes a crop within 2 pixels of the network's size for a crop of exactly that si
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -45,6 +45,10 @@ class MultiScaleCrop:
     def __init__(self, size: int) -> None:
         check_size(size)
         self.size = size
+
+    def settings(self) -> dict[str, Any]:
+        """What is done."""
+        return {"scales": list(SCALES), "places": len(PLACES)}
 
     def draw(self, uniforms_NU: np.ndarray) -> dict[str, np.ndarray]:
         """`shape` and `place`, int64 [N], rows of SHAPES and PLACES."""

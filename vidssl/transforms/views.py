@@ -14,8 +14,8 @@ What has probability 0 costs nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -121,6 +121,10 @@ class ViewAugmentation:
         self.args = args
         self.size = size
         self.coloured = args.grey > 0 or (args.jitter_probability > 0 and any(args.jitter))
+
+    def settings(self) -> dict[str, Any]:
+        """What is done, without what else a task's settings hold."""
+        return {field.name: getattr(self.args, field.name) for field in fields(ViewArgs)}
 
     def draw(self, uniforms_NU: np.ndarray) -> dict[str, np.ndarray]:
         """The parameters of N clips from float64 [N, num_uniforms] in [0, 1).
