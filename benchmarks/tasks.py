@@ -32,7 +32,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.common import environment
 from vidssl import list_tasks
 
-UNTRAINED = {"untrained": ["--epochs", "0"], "fitted": ["--epochs", "1", "--set", "pretrain.lr=0.0"]}
+UNTRAINED = {
+    "untrained": ["--set", "pretrain.epochs=0"],
+    "fitted": ["--set", "pretrain.epochs=1", "--set", "pretrain.lr=0.0"],
+}
 
 
 def command(task: str, options: argparse.Namespace) -> list[list[str]]:
@@ -45,7 +48,7 @@ def command(task: str, options: argparse.Namespace) -> list[list[str]]:
     lines = [
         [
             *base, "run", "--task", name, "--backbone", options.backbone, "--data", options.data, "--target",
-            options.target or options.data, "--seed", str(options.seed), "--out", str(folder), *trained, *settings,
+            options.target or options.data, "--seed", str(options.seed), "--out", str(folder), *settings, *trained,
         ]
     ]  # fmt: skip
     lines += [[*base, "eval", str(folder), "--on", other, "--with", "linear,retrieval"] for other in options.also]
@@ -73,9 +76,9 @@ def row(task: str, options: argparse.Namespace) -> dict[str, Any]:
     for other in options.also:
         place = folder / "evals" / other.strip("/").replace("/", "_") / "summary.json"
         found["evals"][other] = json.loads(place.read_text())["evals"]
+    found["settings"] = {key: summary["spec"][key] for key in ("task", "backbone", "pretrain", "data")}
     if task not in UNTRAINED:
         found["pretrain"] = summary["pretrain"]
-        found["settings"] = {key: summary["spec"][key] for key in ("task", "backbone", "pretrain", "data")}
         lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
         found["watch"] = [{"epoch": line["epoch"], **line["watch"]} for line in lines if "watch" in line]
     found["seconds"] = summary["seconds"]

@@ -199,7 +199,7 @@ def test_videos_too_short_are_left_out_where_that_is_asked_for(home, tmp_path):
     words += ["--set", "task.recipe=original", "--set", "engine.layout=contiguous", "--decoder", "pyav"]
     refused = vidssl(*words, home=home)
     assert refused.returncode == 2
-    assert "all 9 videos of 'tiny' are shorter than the 31 frames" in refused.stderr
+    assert "all 9 training videos of 'tiny' are shorter than the 31 frames" in refused.stderr
     assert not (tmp_path / "run").exists()
     done = vidssl(*words, "--set", "data.frames=12", home=home)
     assert done.returncode == 0, done.stderr
@@ -214,11 +214,21 @@ def test_videos_too_short_are_left_out_where_that_is_asked_for(home, tmp_path):
     assert vidssl(*words, "--set", "data.frames=12", home=home).returncode == 0
 
 
+def test_no_step_at_all_leaves_a_whole_run(home, tmp_path):
+    words = ["--epochs", "0", "--eval", "none", "--set", "watch.every=0", "--set", "engine.layout=contiguous"]
+    done = vidssl("run", "--data", "tiny", *words, "--out", tmp_path / "run", home=home)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
 def test_data_without_labels_pretrain_and_say_that_nothing_is_evaluated(home, tmp_path):
     done = vidssl("run", "--data", "plain", "--out", tmp_path / "run", *SMALL, home=home)
     assert done.returncode == 0, done.stderr
     assert "nothing is evaluated" in done.stderr
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["evals"] == {}
+    looks = [line["watch"] for line in log_without_time(tmp_path / "run") if "watch" in line]
+    assert [set(look) for look in looks] == [{"rankme", "spread"}] * len(looks)
+    assert len(looks) == 4, "before the first of three epochs and after each"
     asked = vidssl("run", "--data", "tiny", "--target", "plain", "--out", tmp_path / "other", *SMALL, home=home)
     assert asked.returncode == 2
     assert "no labels" in asked.stderr
@@ -365,6 +375,11 @@ def test_weights_of_another_network_are_refused_before_anything_is_written(finis
         (["--backbone", "c3d", "--set", "data.frames=4"], ["C3D takes no clip of 4 frames", "8 or more"]),
         (["--backbone", "vit", "--set", "data.size=40"], ["ViT takes no clip of 40 pixels", "multiples of 16"]),
         (["--set", "task.recipe=original", "--set", "task.flip=0.0"], ["task.flip belongs to", "recipe=original"]),
+        (["--task", "cvrl", "--set", "task.area=[0.2,1.0]"], ["task.area has no effect", "geometry=shared"]),
+        (["--task", "cvrl", "--set", "task.jitter=0.2"], ["task.jitter = 0.2 is not a list of 4 numbers"]),
+        (["--task", "tdl", "--set", "task.queue=2"], ["a queue of 2 keys is smaller than a step of 9", "task.queue"]),
+        (["--task", "cvrl", "--set", "engine.micro_batch=4"], ["cvrl compares all samples of a step"]),
+        (["--set", "engine.micro_batch=-1"], ["engine.micro_batch = -1 is too small"]),
         (["--set", "engine.precision=bf16"], ["bf16 needs a GPU", "fp32"]),
     ],
 )

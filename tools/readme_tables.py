@@ -170,9 +170,10 @@ def tasks() -> str:
     )
     lines.append("")
     where = result["environment"]
+    widths = [high - low for row in result["rows"] for low, high in [row["evals"][target]["linear"]["interval"]]]
     lines.append(
-        f"Top-1 in percent, {own['linear']['videos']} test videos (an interval of 95 % is about 10 to each side), one "
-        f"seed, {result['jobs']} runs at a time on {where['cores']} cores of {where['cpu']}; "
+        f"Top-1 in percent, {own['linear']['videos']} test videos (95 % intervals are up to {50 * max(widths):.0f} to "
+        f"each side), one seed, {result['jobs']} runs at a time on {where['cores']} cores of {where['cpu']}; "
         f"`benchmarks/results/{result['file']}`."
     )
     return "\n".join(lines)

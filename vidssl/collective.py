@@ -1,9 +1,9 @@
-"""Rows and sums over all processes of a run, with gradients. On one process they are the identity.
+"""The rows of all processes of a run, with gradients. On one process these are its own.
 
-Tasks that compare the samples of a step with each other use these, and batch norm over a whole step does; nothing else
-in a task knows how many processes there are. A process takes its own rows' share of the loss (the mean over them, which
-the engine weighs), so the gradient of a gathered row is the sum over all processes' losses, sent back to where the row
-came from.
+Tasks that compare the samples of a step with each other use this, and batch norm over a whole step does; nothing else
+in a task knows how many processes there are. A process takes its own rows' share of the loss (the mean over them,
+which the engine weighs), so the gradient of a gathered row is the sum over all processes' losses, sent back to where
+the row came from.
 
 torch's own (`torch.distributed.nn`) asks for equal shapes on all processes and is deprecated in torch 2.15.
 """
@@ -25,39 +25,22 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def sum_over_ranks(x: torch.Tensor) -> torch.Tensor:
-    """The sum of x over all processes, on each of them; shapes must be equal. Differentiable."""
-    return x if world_size() == 1 else _Sum.apply(x)
-
-
 def gather_rows(x: torch.Tensor) -> tuple[torch.Tensor, int]:
     """The rows of all processes in the order of their ranks, and where this process's rows begin.
 
     Args:
         x: [N, ...]; N may differ between processes, the rest may not. Differentiable where it is floating point.
     """
-    if world_size() == 1:
-        return x, 0
+    return (x, 0) if world_size() == 1 else _gather_rows(x)
+
+
+@torch.compiler.disable  # how many rows there are is only known at run time
+def _gather_rows(x: torch.Tensor) -> tuple[torch.Tensor, int]:
     counts = torch.zeros(world_size(), dtype=torch.int64, device=x.device)
     counts[rank()] = len(x)
     dist.all_reduce(counts)
     sizes = counts.tolist()
     return _Gather.apply(x, sizes), sum(sizes[: rank()])
-
-
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        out = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(out)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(gradient)
-        return gradient
 
 
 class _Gather(torch.autograd.Function):

@@ -7,6 +7,7 @@ so that a run ends in minutes. Its numbers say that the machinery works and how 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 # samples seen in a training; at the speed of two cores these are some minutes each (README, tables)
@@ -47,18 +48,26 @@ QUEUES = {"rspnet": 16384, "tdl": 500}
 """The benchmark's, the longest that is taken here."""
 
 
-def small_preset(task: str, pretrain_videos: int, finetune_videos: int) -> dict[str, Any]:
-    """The `small` preset's entries for a task and data of this many videos."""
+def small_preset(
+    task: str, pretrain_videos: int, finetune_videos: int, request: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The `small` preset's entries for a task and data of this many videos.
+
+    Args:
+        request: what the user set by hand, which some entries follow.
+    """
+    request = request or {}
     samples = CONTRASTIVE_SAMPLES if task in CONTRASTIVE else PRETRAIN_SAMPLES
     epochs = max(1, round(samples / pretrain_videos))
     options = dict(SMALL_TASK.get(task, {}))
     if task in QUEUES:
         # of few videos a longer queue would hold a clip's own among its negatives
-        options["queue"] = min(QUEUES[task], max(SMALL["pretrain.batch"], pretrain_videos // 8))
+        step = int(request.get("pretrain.batch", SMALL["pretrain.batch"]))
+        options["queue"] = min(QUEUES[task], max(step, pretrain_videos // 8))
     return {
         **SMALL,
         **{f"task.{key}": value for key, value in options.items()},
         "pretrain.epochs": epochs,
-        "watch.every": max(1, round(epochs / 4)),
+        "watch.every": max(1, round(int(request.get("pretrain.epochs", epochs)) / 4)),
         "finetune.epochs": max(1, round(FINETUNE_SAMPLES / finetune_videos)),
     }

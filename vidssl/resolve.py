@@ -28,7 +28,7 @@ from .spec import Named, RunSpec, complete_options, dataclass_options, override,
 from .tasks import TASKS
 from .tasks.base import ClipSpec
 from .transforms.augment import AugmentationArgs
-from .transforms.views import ViewArgs
+from .transforms.views import ViewArgs, without_effect
 
 
 @dataclass
@@ -88,7 +88,7 @@ def resolve(request: Mapping[str, Any], reporter: Reporter) -> Resolved:
     notes += why
     if preset == "small":
         finetune_videos = len(catalog.training_rows(target, "all")) if target else 1
-        changes |= presets.small_preset(spec.task.name, len(rows), finetune_videos)
+        changes |= presets.small_preset(spec.task.name, len(rows), finetune_videos, request)
     spec = override(RunSpec(), {**changes, **request})
     spec = replace(
         spec,
@@ -99,24 +99,33 @@ def resolve(request: Mapping[str, Any], reporter: Reporter) -> Resolved:
         eval=replace(spec.eval, names=list(wanted)),
         engine=resolve_engine(spec.engine, on_gpu),
     )
-    spec = replace(spec, task=check_recipe(spec.task, task.Args, request))
+    spec = replace(spec, task=check_augmentation(spec.task, task.Args, request))
     backbone.check_clip(spec.data.frames, spec.data.size, spec.data.size)
     return Resolved(spec, source, target, initial, weights, notes)
 
 
-def check_recipe(task: Named, args: type, request: Mapping[str, Any]) -> Named:
-    """With recipe "original" a task has its method's own augmentation: the settings of the other are left out.
+def check_augmentation(task: Named, args: type, request: Mapping[str, Any]) -> Named:
+    """The task with the settings of its augmentation that its recipe uses: "original" has the method's own.
 
-    Raises ConfigError where one of them was asked for.
+    Raises ConfigError where one was asked for that would have no effect.
     """
+    asked = sorted(key.removeprefix("task.") for key in request if key.startswith("task."))
     if task.options.get("recipe") != "original":
+        built = args(**task.options)
+        idle = [key for key in asked if isinstance(built, ViewArgs) and key in without_effect(built)]
+        if idle:
+            raise ConfigError(
+                f"task.{idle[0]} has no effect with task.geometry={built.geometry} and the probabilities given. Leave "
+                "it out, or set the geometry (shared: rotation_degrees; resized: area, aspect) or the probability "
+                "(jitter_probability, blur, gamma_probability, erase) that it belongs to."
+            )
         return task
     others = {field.name for base in (AugmentationArgs, ViewArgs) if issubclass(args, base) for field in fields(base)}
-    asked = sorted(key for key in request if key.startswith("task.") and key.removeprefix("task.") in others)
-    if asked:
+    unused = [key for key in asked if key in others]
+    if unused:
         raise ConfigError(
-            f"{asked[0]} belongs to the benchmark's augmentation, and {task.name} has recipe=original, which has its "
-            "own. Leave one of the two out, or take --set task.recipe=paper."
+            f"task.{unused[0]} belongs to the benchmark's augmentation, and {task.name} has recipe=original, which has "
+            "its own. Leave one of the two out, or take --set task.recipe=paper."
         )
     return replace(task, options={key: value for key, value in task.options.items() if key not in others})
 
@@ -172,21 +181,13 @@ def measure(resolved: Resolved, accelerator: Accelerator, reporter: Reporter) ->
     return replace(spec, data=data, engine=replace(spec.engine, layout=layout)), figures
 
 
-def store_identity(store: Store | None) -> str:
-    """A hash that changes when the videos of a store do; "none" without a store."""
-    if store is None:
-        return "none"
-    lines = "\n".join(f"{video}\t{frames}" for video, frames in zip(store.ids, store.frames.tolist(), strict=True))
-    return hashlib.sha256(lines.encode()).hexdigest()[:16]
-
-
 def identity(request: Mapping[str, Any], resolved: Resolved) -> dict[str, str]:
     """What a folder of results must be of, to be gone on with."""
     return {
         "request": request_hash(request),
         "requested": json.dumps(dict(request), sort_keys=True),
-        "source": store_identity(resolved.source),
-        "target": store_identity(resolved.target),
+        "source": resolved.source.fingerprint() if resolved.source else "none",
+        "target": resolved.target.fingerprint() if resolved.target else "none",
         **({"weights": resolved.weights.sha256} if resolved.weights else {}),
     }
 
@@ -196,7 +197,7 @@ def require_unchanged(run: RunDirectory, stored: Mapping[str, str], resolved: Re
     present: dict[str, tuple[Any, str]] = {}
     for role, store in (("source", resolved.source), ("target", resolved.target)):
         if store is not None:
-            present[role] = f"the {role} data {store.path.name!r}", store_identity(store)
+            present[role] = f"the {role} data {store.path.name!r}", store.fingerprint()
     if resolved.weights is not None:
         present["weights"] = f"the file of weights {resolved.weights.path}", resolved.weights.sha256
     for role, (what, now) in present.items():

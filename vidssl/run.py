@@ -26,7 +26,7 @@ from .data.store import Store
 from .engine.progress import Reporter
 from .engine.runs import RunDirectory, write_atomic
 from .engine.setup import build_accelerator, keep_freed_memory
-from .engine.trainer import Context, Trainer
+from .engine.trainer import Context, Trainer, require_whole_steps
 from .errors import DataError, RunError
 from .evals.pretext import evaluate_pretext
 from .evals.suite import open_target
@@ -96,8 +96,7 @@ def execute(request: Mapping[str, Any], out: Path | None, reporter: Reporter) ->
     if stored is None:
         resolved.spec, figures = measure(resolved, accelerator, reporter)
     task = build_task(resolved.spec, resolved.initial)
-    assert resolved.source is not None
-    usable_rows(task, resolved.source, catalog.training_rows(resolved.source, resolved.spec.data.subset))
+    check_pretraining(task, resolved, processes().num_processes)
     if stored is None:
         run.begin(to_dict(resolved.spec), identity(request, resolved), figures, task.augmentation_in_use())
     reporter.say(f"run: {run.path}")
@@ -107,16 +106,39 @@ def execute(request: Mapping[str, Any], out: Path | None, reporter: Reporter) ->
     return summary
 
 
-def usable_rows(task: Task, store: Store, rows: np.ndarray) -> np.ndarray:
+def check_pretraining(task: Task, resolved: Resolved, world: int) -> None:
+    """Raises ConfigError or DataError where the task cannot be trained or tested on these data in these steps."""
+    spec, source = resolved.spec, resolved.source
+    assert source is not None
+    rows = usable_rows(task, source, catalog.training_rows(source, spec.data.subset), "training")
+    usable_rows(task, source, source.indices("test"), "test")
+    batch = min(spec.pretrain.batch, len(rows))
+    task.check_data(len(rows), batch)
+    require_whole_steps("pretrain", task, batch, spec.engine.micro_batch, world)
+
+
+def usable_rows(task: Task, store: Store, rows: np.ndarray, split: str) -> np.ndarray:
     """The rows of videos that take part. Raises DataError where there are rows, and none does."""
     usable = rows[task.usable(store.frames[rows])]
     if len(rows) and not len(usable):
         raise DataError(
-            f"all {len(rows)} videos of {store.path.name!r} are shorter than the {task.request().min_frames} frames "
-            f"that {task.name} needs (the longest has {store.frames[rows].max()}). Take another --set "
+            f"all {len(rows)} {split} videos of {store.path.name!r} are shorter than the {task.request().min_frames} "
+            f"frames that {task.name} needs (the longest has {store.frames[rows].max()}). Take another --set "
             "task.short_videos."
         )
     return usable
+
+
+def build_watch(
+    task: Task, decoder: Decoder, rows: np.ndarray, target: Store | None, spec: RunSpec, context: Context
+) -> Watch:
+    """A look at the target's features; at those of the training videos where nothing is evaluated."""
+    opened = None
+    if target is not None:
+        threads = spec.engine.decode_threads or None
+        opened = open_target(open_decoder(spec.data.target_decoder, target, context.device, threads))
+        decoder, rows = opened.decoder, opened.train
+    return Watch(task.backbone, decoder, rows, opened, task.clip, spec.watch, spec.eval, context)
 
 
 def _stages(task: Task, resolved: Resolved, context: Context) -> dict[str, Any]:
@@ -139,18 +161,16 @@ def _pretrain(task: Task, decoder: Decoder, target: Store | None, spec: RunSpec,
         return done
     source = decoder.store
     every_row = catalog.training_rows(source, spec.data.subset)
-    rows = usable_rows(task, source, every_row)
+    rows = usable_rows(task, source, every_row, "training")
     if len(rows) < len(every_row):
         context.reporter.say(
             f"pretrain: {len(every_row) - len(rows)} of {len(every_row)} videos are shorter than the "
             f"{task.request().min_frames} frames that {task.name} needs, and are left out (task.short_videos = skip)"
         )
-    watch = None
-    if target is not None and spec.watch.every:
-        opened = open_decoder(spec.data.target_decoder, target, context.device, spec.engine.decode_threads or None)
-        watch = Watch(task.backbone, open_target(opened), task.clip, spec.watch, spec.eval, context)
+    watch = build_watch(task, decoder, rows, target, spec, context) if spec.watch.every else None
     trained = Trainer("pretrain", task, spec.pretrain, decoder, rows, context, watch).fit()
-    test = usable_rows(task, source, source.indices("test"))
+    every_test = source.indices("test")
+    test = usable_rows(task, source, every_test, "test")
     tested = evaluate_pretext(
         task, decoder, test if len(test) else rows, context, spec.eval.pretext_repeats, spec.eval.batch
     )
@@ -161,7 +181,8 @@ def _pretrain(task: Task, decoder: Decoder, target: Store | None, spec: RunSpec,
             "gaps made smaller"
         )
     result = {**tested, **trained, "videos_trained": len(rows)}
-    result |= {"videos_skipped": len(every_row) - len(rows), "tested_on": "test" if len(test) else "train"}
+    result |= {"videos_skipped": len(every_row) - len(rows), "test_videos_skipped": len(every_test) - len(test)}
+    result |= {"tested_on": "test" if len(test) else "train"}
     if run.main:
         state = {key: value.contiguous() for key, value in task.backbone.state_dict().items()}
         write_atomic(weights, save(state, {"spec": json.dumps(to_dict(spec))}))

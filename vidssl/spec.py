@@ -11,7 +11,7 @@ import inspect
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError, unknown_name
 
@@ -88,6 +88,7 @@ class EvalSpec:
 @dataclass(frozen=True)
 class WatchSpec:
     """How a pre-training is looked at while it goes on: k-NN, linear probe, rank and spread of the target's features.
+    Where nothing is evaluated: rank and spread of its own videos'.
 
     Args:
         every: epochs between two looks, the first before the training; 0 for none.
@@ -103,7 +104,8 @@ class EngineSpec:
     """How it is computed. Nothing here should change a result beyond rounding, but `batch_norm` on several devices.
 
     Args:
-        micro_batch: largest batch of one device in one pass; 0 for no limit. Smaller ones are accumulated.
+        micro_batch: largest batch of one device in one pass; 0 for no limit. Smaller ones are accumulated, and batch
+            norm sees the clips of a pass.
         precision: "fp32", "bf16" or "auto" (bf16 on a GPU).
         compile: "on", "off" or "auto" (on a GPU).
         layout: "channels_last", "contiguous" or "auto" (both are timed).
@@ -162,6 +164,10 @@ _AT_LEAST = {
     "size": 16,
     "pretext_repeats": 1,
     "every": 0,
+    "micro_batch": 0,
+    "checkpoint_every": 0,
+    "log_every": 0,
+    "decode_threads": 0,
     "videos": 2,
     "prefetch": 1,
     "lr": 0.0,
@@ -215,6 +221,13 @@ def check_value(key: str, value: Any, kind: Any) -> Any:
     plain = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
     if kind in plain and (not isinstance(value, kind) or (kind is not bool and isinstance(value, bool))):
         raise ConfigError(f"{key} = {value!r} is not {plain[kind]}. Example: --set {key}={_example(kind)}")
+    if get_origin(kind) is tuple:
+        count = len(get_args(kind))
+        numbers = isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value)
+        if not numbers or len(value) != count:
+            raise ConfigError(
+                f"{key} = {value!r} is not a list of {count} numbers. Example: --set {key}={[0.1] * count}"
+            )
     if key.startswith(("task.", "backbone.")):
         return value  # an option that is called like a field of ours; what is legal its own class says
     if name in _CHOICES and value not in _CHOICES[name]:

@@ -26,6 +26,16 @@ def test_at_chance_is_said_once_after_a_quarter():
     assert [step for step, _ in said] == [13]
     assert "0.250, chance 0.250" in said[0][1]
     assert "pretrain.lr" in said[0][1]
+    assert "--complexity" not in said[0][1]
+
+
+def test_the_advice_is_what_the_stage_can_follow():
+    pretext, finetune = Health("pretrain", 10, has_levels=True), Health("finetune", 10)
+    texts = [[health.metric(step, 0.2, 0.25, 64) for step in range(1, 11)][-1] for health in (pretext, finetune)]
+    assert "--complexity" in texts[0]
+    assert "preview" in texts[0]
+    assert "preview" not in texts[1]
+    assert "finetune.lr" in texts[1]
 
 
 def test_what_beats_chance_is_left_alone():
@@ -48,6 +58,7 @@ def test_collapse_is_judged_against_the_best_and_survives_a_restart():
     again.restore(json.loads(json.dumps(health.state())))
     assert "collapsed" in (again.features({"spread": 0.01}) or "")
     assert again.features({"spread": 0.0}) is None
+    assert "collapsed" in (Health("pretrain", 50).features({"spread": 0.0}) or "")
 
 
 @pytest.mark.parametrize("every", [1, 2])

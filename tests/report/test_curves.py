@@ -29,5 +29,11 @@ def test_panels_hold_the_logged_values(tmp_path):
     figure.savefig(tmp_path / "curves.png")
 
 
-def test_a_training_that_nobody_watched_has_two_panels():
+def test_panels_are_those_of_what_was_looked_at(tmp_path):
     assert len(draw_curves(lines(False), "accuracy", "prp").axes) == 2
+    unlabelled = lines(True)
+    for line in unlabelled:
+        if "watch" in line:
+            line["watch"] = {"rankme": 5.0, "spread": 0.02}
+    assert len(draw_curves(unlabelled, "accuracy", "prp").axes) == 4  # loss, metric, rank, and its second scale
+    assert len(draw_curves(read_log(tmp_path, "pretrain"), "accuracy", "no step was made").axes) == 2

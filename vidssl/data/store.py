@@ -127,6 +127,13 @@ class Store:
         """Row numbers of one official split ("train" or "test"), ascending."""
         return np.flatnonzero(self.splits == split)
 
+    def fingerprint(self) -> str:
+        """A hash that changes when a video does: ids, lengths and the size of every packet."""
+        digest = hashlib.sha256("\n".join(self.ids).encode())
+        for array in (self.frames, self._sizes):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
     def packet_sizes(self, video: int) -> np.ndarray:
         first = self._first_packet[video]
         return self._sizes[first : first + self.frames[video]]

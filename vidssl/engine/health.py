@@ -20,8 +20,14 @@ class Health:
     has not seen the data, and the features of all clips are nearly alike.)
     """
 
-    def __init__(self, stage: str, num_steps: int) -> None:
+    def __init__(self, stage: str, num_steps: int, has_levels: bool = False) -> None:
         self.stage, self.num_steps = stage, num_steps
+        pretext = stage == "pretrain"
+        look = "Look at what the network gets (`vidssl preview`): can you tell the answer? " if pretext else ""
+        level = "a lower --complexity, " if has_levels else ""
+        self._advice = (
+            f"{look}Try another --set {stage}.lr (a third, three times), {level}weaker augmentation, more epochs."
+        )
         self.warnings: dict[str, str] = {}
         self._lines: deque[tuple[float, float, int]] = deque(maxlen=_LINES)
         self._widest_spread = 0.0
@@ -38,16 +44,15 @@ class Health:
             return None
         return self._once(
             "chance",
-            f"{self.stage} is at chance ({mean:.3f}, chance {guess:.3f}) at step {step} of {self.num_steps}. Look at "
-            "what the network gets (`vidssl preview`): can you tell the answer? Then try another "
-            f"--set {self.stage}.lr (a third, three times), a lower --complexity, weaker augmentation, more epochs.",
+            f"{self.stage} is not above chance ({mean:.3f}, chance {guess:.3f}) at step {step} of {self.num_steps}. "
+            f"{self._advice}",
         )
 
     def features(self, seen: dict[str, float]) -> str | None:
         """Takes what the watch saw; returns a warning the first time that there is one."""
         spread = seen["spread"]
         self._widest_spread = max(self._widest_spread, spread)
-        if spread >= _LOST_SPREAD * self._widest_spread:
+        if spread > 0 and spread >= _LOST_SPREAD * self._widest_spread:
             return None
         return self._once(
             "collapse",

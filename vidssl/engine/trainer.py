@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast, broadcast_object_list, gather_object
 
 from ..data.decode.base import Decoder
 from ..data.loader import Batch, ClipLoader
@@ -56,6 +56,17 @@ class Context:
         return self.accelerator.device
 
 
+def require_whole_steps(stage: str, task: Task, batch: int, micro_batch: int, world: int) -> None:
+    """Raises ConfigError where a step of `batch` samples would be split that the task needs whole."""
+    own = -(-batch // world)
+    if task.whole_steps and 0 < micro_batch < own:
+        raise ConfigError(
+            f"{task.name} compares all samples of a step, so that a step of {own} on this device cannot be split into "
+            f"passes of engine.micro_batch={micro_batch}. Take a smaller --set {stage}.batch, more processes, or "
+            "engine.micro_batch=0."
+        )
+
+
 class Trainer:
     """Trains a task on rows of a store, from the newest checkpoint if there is one.
 
@@ -86,7 +97,7 @@ class Trainer:
             rank=accelerator.process_index,
             world=accelerator.num_processes,
         )
-        self._require_whole_steps(task)
+        require_whole_steps(name, task, self.plan.batch, context.engine.micro_batch, self.plan.world)
         for note in task.check_data(len(samples), self.plan.batch):
             context.reporter.say(f"{name}: {note}")
         if accelerator.num_processes > 1 and context.engine.batch_norm == "synced":
@@ -101,8 +112,9 @@ class Trainer:
         self.directory = Path(context.run.path) / "checkpoints"
         self.sums: defaultdict[str, torch.Tensor | float] = defaultdict(float)
         self._kept: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
-        self.health = Health(name, self.plan.num_steps)
+        self.health = Health(name, self.plan.num_steps, has_levels=hasattr(getattr(task, "args", None), "complexity"))
         self._note = ""
+        self._begun, self._seconds_before = time.perf_counter(), 0.0
         self.num_extended = 0
         self.num_clips = 0
         self._log_every = context.engine.log_every or max(1, self.plan.num_steps // 50)
@@ -121,7 +133,7 @@ class Trainer:
             micro_batch=self.context.engine.micro_batch,
             prefetch=self.context.engine.prefetch,
         )
-        self._mark, self._watched = (begun, 0, 0.0), 0.0
+        self._begun, self._mark, self._watched = begun, (begun, 0, 0.0), 0.0
         if start == 0:
             self._watch(0, 0)
         self.model.train()
@@ -135,6 +147,7 @@ class Trainer:
                     continue
                 self._update(batch.step)
                 self._after_step(batch.step + 1, batch.epoch, clips, waited, meter, stop)
+        self._agree_on_buffers()
         seconds = time.perf_counter() - begun
         training = seconds - self._watched
         counts = gather_object([[self.num_extended, self.num_clips]])
@@ -142,7 +155,7 @@ class Trainer:
         return {
             "steps": self.plan.num_steps,
             "epochs": self.plan.epochs,
-            "seconds": seconds,
+            "seconds": self._seconds_before + seconds,
             "clips_per_second": clips / training if clips else None,
             "data_wait": waited / training if clips else None,
             "extended_clips": sum(extended for extended, _ in counts),
@@ -275,6 +288,7 @@ class Trainer:
         if self.watch is None:
             return
         begin = time.perf_counter()
+        self._agree_on_buffers()
         seen = self.watch(epochs)
         self.model.train()
         seconds = time.perf_counter() - begin
@@ -295,18 +309,15 @@ class Trainer:
         )
         self._warn(self.health.features(seen))
 
+    def _agree_on_buffers(self) -> None:
+        """Every process looks at the first one's network. With synced batch norm they are the same already."""
+        if self.plan.world > 1 and self.context.engine.batch_norm == "local":
+            for buffer in self.task.buffers():
+                broadcast(buffer)
+
     def _warn(self, warning: str | None) -> None:
         if warning:
             self.context.reporter.say(f"warning: {warning}")
-
-    def _require_whole_steps(self, task: Task) -> None:
-        own = -(-self.plan.batch // self.plan.world)
-        if task.whole_steps and 0 < self.context.engine.micro_batch < own:
-            raise ConfigError(
-                f"{task.name} compares all samples of a step, so that a step of {own} on this device cannot be split "
-                f"into passes of engine.micro_batch={self.context.engine.micro_batch}. Take a smaller --set "
-                f"{self.name}.batch, more processes, or engine.micro_batch=0."
-            )
 
     def _memory_gib(self) -> float:
         if self.context.device.type == "cuda":
@@ -338,6 +349,7 @@ class Trainer:
                 "sums": sums,
                 "counts": counts,
                 "health": self.health.state(),
+                "seconds": self._seconds_before + time.perf_counter() - self._begun,
             },
             keep,
         )
@@ -360,6 +372,7 @@ class Trainer:
         checkpoint.set_random_states(state["random"][rank])
         self.sums.update({key: value.to(self.context.device) for key, value in state["sums"][rank].items()})
         self.num_extended, self.num_clips = state["counts"][rank]
+        self._seconds_before = state["seconds"]
         self.health.restore(state["health"])
         step = int(state["step"])
         self.context.run.rewind_log(self.name, step)

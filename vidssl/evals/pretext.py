@@ -23,6 +23,8 @@ def evaluate_pretext(
 ) -> dict[str, Any]:
     """Scores the task on each video `repeats` times, with fresh clips each time.
 
+    A task that compares the clips of a step with each other is scored in steps of `batch` videos, drawn anew each time.
+
     Returns:
         metric (name), value, chance, interval (95 %, videos as clusters), clips, videos.
     """
@@ -33,7 +35,6 @@ def evaluate_pretext(
         batch=min(batch, len(samples)),
         epochs=repeats,
         seed=context.seed + _STREAM,
-        shuffle=False,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
     )

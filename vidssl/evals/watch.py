@@ -21,8 +21,10 @@ import torch
 import torch.nn.functional as F
 
 from ..backbones.base import Backbone
+from ..data.decode.base import Decoder
 from ..data.subset import nested_subsets
 from ..engine.trainer import Context
+from ..errors import RunError
 from ..spec import EvalSpec, WatchSpec
 from ..tasks.base import ClipSpec
 from . import features, linear
@@ -32,42 +34,67 @@ NEIGHBOURS, TEMPERATURE = 20, 0.07
 
 
 class Watch:
-    """Called with the number of epochs done; looks where that is a multiple of `spec.every`, and before the first."""
+    """Called with the number of epochs done; looks where that is a multiple of `spec.every`, and before the first.
+
+    Args:
+        decoder, rows: videos whose features are looked at; those of the target's training split where there is one.
+        target: for k-NN and linear probe; without it there are rank and spread alone.
+    """
 
     def __init__(
-        self, backbone: Backbone, target: Target, clip: ClipSpec, spec: WatchSpec, evals: EvalSpec, context: Context
+        self,
+        backbone: Backbone,
+        decoder: Decoder,
+        rows: np.ndarray,
+        target: Target | None,
+        clip: ClipSpec,
+        spec: WatchSpec,
+        evals: EvalSpec,
+        context: Context,
     ) -> None:
-        self.backbone, self.target, self.clip, self.spec, self.context = backbone, target, clip, spec, context
-        self.batch, self.weight_decay = evals.batch, evals.linear_weight_decay
-        self.train, self.test = self._some(target.train), self._some(target.test)
+        self.backbone, self.decoder, self.target = backbone, decoder, target
+        self.clip, self.spec, self.evals, self.context = clip, spec, evals, context
+        self.rows, self.test = self._some(rows), self._some(target.test) if target else None
 
     def _some(self, rows: np.ndarray) -> np.ndarray:
         count = min(self.spec.videos, len(rows))
+        if self.target is None:
+            return rows[np.linspace(0, len(rows) - 1, count).astype(np.int64)]
         return rows[nested_subsets(self.target.labels[rows], [count])[count]]
 
     def __call__(self, epochs: int) -> dict[str, float] | None:
-        """knn, linear (top-1 of the target's test videos), chance, rankme (of at most D), spread."""
+        """rankme (of at most D) and spread; with a target also knn and linear (top-1 of its test videos) and chance.
+
+        Raises RunError where the features are not finite.
+        """
         if not self.spec.every or epochs % self.spec.every:
             return None
-        train_VKD, test_VKD = (self._features(rows) for rows in (self.train, self.test))
-        train_labels, test_labels = (self.target.labels[rows] for rows in (self.train, self.test))
-        classes = self.target.num_classes
+        train_VKD = self._features(self.rows)
+        seen = {"rankme": rankme(train_VKD[:, 0]), "spread": spread(train_VKD[:, 0])}
+        if self.target is None or self.test is None:
+            return seen
+        test_VKD = self._features(self.test)
+        train_labels, test_labels = self.target.labels[self.rows], self.target.labels[self.test]
+        classes, decay = self.target.num_classes, self.evals.linear_weight_decay
         votes = knn_votes(test_VKD[:, 0], train_VKD[:, 0], train_labels, classes)
-        probabilities = linear.probe(train_VKD, train_labels, test_VKD, classes, self.weight_decay)
+        probabilities = linear.probe(train_VKD, train_labels, test_VKD, classes, decay)
         majority = np.bincount(train_labels, minlength=classes).argmax()
         return {
             "knn": float((votes.argmax(1) == test_labels).mean()),
             "linear": float((probabilities.argmax(1) == test_labels).mean()),
             "chance": float((test_labels == majority).mean()),
-            "rankme": rankme(train_VKD[:, 0]),
-            "spread": spread(train_VKD[:, 0]),
+            **seen,
         }
 
     def _features(self, rows: np.ndarray) -> np.ndarray:
-        decoder = self.target.decoder
-        return features.video_features(
-            self.backbone, decoder, rows, self.clip, 1, self.batch, self.context, "features, watching"
-        )
+        title, batch = "features, watching", self.evals.batch
+        found = features.video_features(self.backbone, self.decoder, rows, self.clip, 1, batch, self.context, title)
+        if not np.isfinite(found).all():
+            raise RunError(
+                "the features of the network in training are not finite: its weights have run away. Try a smaller "
+                "--set pretrain.lr, a --set pretrain.clip_gradient, or --set engine.precision=fp32."
+            )
+        return found
 
 
 def knn_votes(

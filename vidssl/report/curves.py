@@ -16,12 +16,14 @@ _OURS, _OTHER, _CHANCE = "#2b7bba", "#2a9d4a", "#9a9a9a"
 
 def read_log(run: Path, stage: str) -> list[dict[str, Any]]:
     """The lines of a stage in RUN/log.jsonl."""
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    file = run / "log.jsonl"  # a training of no steps writes none
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     return [line for line in lines if line["stage"] == stage]
 
 
 def draw_curves(lines: list[dict[str, Any]], metric: str, title: str) -> Figure:
-    """A row of panels over the steps. The last two are there where the training was watched.
+    """A row of panels over the steps. The last are there where the training was watched, k-NN and probe where there are
+    labels.
 
     Args:
         lines: of `read_log`.
@@ -32,7 +34,9 @@ def draw_curves(lines: list[dict[str, Any]], metric: str, title: str) -> Figure:
 
     logged = [line for line in lines if "watch" not in line]
     looks = [line for line in lines if "watch" in line]
-    panels = 4 if looks else 2
+    at, seen = [line["step"] for line in looks], [line["watch"] for line in looks]
+    labelled = bool(looks) and "knn" in seen[0]
+    panels = 2 + bool(looks) + labelled
     figure = Figure(figsize=(3.6 * panels, 3.1), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=11)
@@ -44,8 +48,15 @@ def draw_curves(lines: list[dict[str, Any]], metric: str, title: str) -> Figure:
     axes[1].plot(steps, [line["chance"] for line in logged], color=_CHANCE, linestyle="--", label="chance")
     _name(axes[1], metric)
     if looks:
-        at = [line["step"] for line in looks]
-        seen = [line["watch"] for line in looks]
+        rank = axes[-1]
+        rank.plot(at, [look["rankme"] for look in seen], "-o", color=_OURS, label="RankMe", markersize=4)
+        spread = rank.twinx()
+        spread.plot(at, [look["spread"] for look in seen], "-o", color=_OTHER, markersize=4)
+        spread.set_ylabel("spread (1: all directions alike)", color=_OTHER, fontsize=8)
+        rank.set_ylabel("RankMe", color=_OURS, fontsize=8)
+        spread.set_ylim(bottom=0)
+        _name(rank, "features", legend=False)
+    if labelled:
         for key, label, colour, style in (
             ("knn", "20-NN", _OURS, "-o"),
             ("linear", "linear probe", _OTHER, "-o"),
@@ -53,13 +64,6 @@ def draw_curves(lines: list[dict[str, Any]], metric: str, title: str) -> Figure:
         ):
             axes[2].plot(at, [look[key] for look in seen], style, color=colour, label=label, markersize=4)
         _name(axes[2], "top-1 on the target")
-        axes[3].plot(at, [look["rankme"] for look in seen], "-o", color=_OURS, label="RankMe", markersize=4)
-        spread = axes[3].twinx()
-        spread.plot(at, [look["spread"] for look in seen], "-o", color=_OTHER, markersize=4)
-        spread.set_ylabel("spread (1: all directions alike)", color=_OTHER, fontsize=8)
-        axes[3].set_ylabel("RankMe", color=_OURS, fontsize=8)
-        spread.set_ylim(bottom=0)
-        _name(axes[3], "features of the target", legend=False)
     for panel in axes[1:]:
         panel.set_ylim(bottom=min(0.0, panel.get_ylim()[0]))
     return figure

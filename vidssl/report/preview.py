@@ -76,7 +76,7 @@ def _choose_samples(task: Task, store: Store, seed: int, num_samples: int) -> tu
             f"{task.name} needs. Take another --set task.short_videos."
         )
     # A small set is gone through again with fresh numbers, so that it too can show every label.
-    epochs = range(1, 1 + max(1, -(-16 * num_samples // len(store))))
+    epochs = range(1, 1 + max(1, -(-16 * num_samples // len(order))))
     rows = np.concatenate([order for _ in epochs])
     request = task.request()
     u = np.concatenate([uniforms(seed, epoch, store.keys[order], request.num_uniforms) for epoch in epochs])

@@ -9,17 +9,31 @@ from ..spec import RunSpec, complete_options, dataclass_options, override, parse
 
 def preview_verb(task_name: str, data: str, out: Path, samples: int, seed: int, sets: list[str]) -> None:
     """Draws what the network sees. Raises VidsslError; a mistake in a name is found before anything is prepared."""
+    import torch
+
+    from .. import presets
     from ..data import catalog
     from ..data.decode import open_decoder
     from ..engine.progress import Reporter
+    from ..resolve import check_augmentation, choose_preset
     from ..tasks import TASKS, create_task
     from ..tasks.base import ClipSpec
     from .preview import draw_preview
 
-    spec = override(RunSpec(), {"task.name": task_name, **dict(parse_override(text) for text in sets)})
-    options = complete_options(spec.task, dataclass_options(TASKS.get(spec.task.name).Args), "task").options
+    request = {"task.name": task_name, **dict(parse_override(text) for text in sets)}
+    spec = override(RunSpec(), request)
+    args = TASKS.get(spec.task.name).Args
+    complete_options(spec.task, dataclass_options(args), "task")
     reporter = Reporter()
     store = catalog.open_data(data, reporter)
+    preset, notes = choose_preset(spec.preset, data, torch.cuda.is_available())
+    if preset == "small":  # as a run would
+        rows = catalog.training_rows(store, "all")
+        spec = override(RunSpec(), {**presets.small_preset(spec.task.name, len(rows), 1, request), **request})
+    for note in notes:
+        reporter.say(note)
+    completed = complete_options(spec.task, dataclass_options(args), "task")
+    options = check_augmentation(completed, args, request).options
     # the views need the shape of a clip and no weights, so any small backbone serves
     task = create_task(spec.task.name, _smallest_backbone(), ClipSpec(spec.data.frames, spec.data.size), **options)
     decoder = open_decoder("pyav", store)

@@ -123,8 +123,9 @@ class ViewAugmentation:
         self.coloured = args.grey > 0 or (args.jitter_probability > 0 and any(args.jitter))
 
     def settings(self) -> dict[str, Any]:
-        """What is done, without what else a task's settings hold."""
-        return {field.name: getattr(self.args, field.name) for field in fields(ViewArgs)}
+        """What is done, without what has no effect and what else a task's settings hold."""
+        names = [field.name for field in fields(ViewArgs) if field.name not in without_effect(self.args)]
+        return {name: getattr(self.args, name) for name in names}
 
     def draw(self, uniforms_NU: np.ndarray) -> dict[str, np.ndarray]:
         """The parameters of N clips from float64 [N, num_uniforms] in [0, 1).
@@ -199,6 +200,20 @@ class ViewAugmentation:
         if self.args.channel_drop or self.args.erase:
             x = x.mul_(seen(params["dropped"], params["erase"], self.size))
         return x
+
+
+def without_effect(args: ViewArgs) -> set[str]:
+    """Names of settings that change nothing, because of what others are set to."""
+    idle = {"area", "aspect"} if args.geometry == "shared" else {"rotation_degrees"}
+    for probability, settings in (
+        (args.jitter_probability, {"jitter"}),
+        (args.blur, {"blur_sigma"}),
+        (args.gamma_probability, {"gamma"}),
+        (args.erase, {"erase_side"}),
+    ):
+        if not probability:
+            idle |= settings
+    return idle
 
 
 def _between(u: np.ndarray, span: tuple[float, float]) -> np.ndarray:
