@@ -39,7 +39,8 @@ def one_thread():
 
 def make(name, family="shufflenet", clip=CLIP, **options):
     torch.manual_seed(0)
-    return create_task(name, create_backbone(family, **FAMILIES[family]), clip, **SMALL_TASK.get(name, {}), **options)
+    options = {**SMALL_TASK.get(name, {}), **options}
+    return create_task(name, create_backbone(family, **FAMILIES[family]), clip, **options)
 
 
 def draw(task, lengths=LENGTHS, epoch=0, first=0):

@@ -473,7 +473,7 @@ def test_a_step_needs_two_videos():
 
 def test_what_the_task_says_of_itself():
     task = make()
-    assert (task.whole_steps, task.contrastive, task.clips_per_sample, task.labels) == (True, True, 2, "-")
+    assert (task.whole_steps, task.contrastive, task.clips_per_sample, task.labels) == (True, True, 2, "the partner among 2 N - 1 clips")
     assert task.recipe["pretrain.lr"] == 0.32 * task.recipe["pretrain.batch"] / 1024
 
 
@@ -484,7 +484,7 @@ def test_what_the_task_says_of_itself():
         ({"stride": 0}, "1 and more"),
         ({"head_width": 0.0}, "1.0 is the original"),
         ({"recipe": "papr"}, "paper"),
-        ({"short_videos": "skip"}, "reflect"),
+        ({"short_videos": "stop"}, "reflect"),
         ({"grey": 2.0}, "grey"),
     ],
 )

@@ -367,7 +367,7 @@ def test_head_learns_ten_times_as_fast():
     [
         ({"complexity": 4}, "1, 2, 3"),
         ({"recipe": "papr"}, "paper"),
-        ({"short_videos": "skip"}, "reflect"),
+        ({"short_videos": "stop"}, "reflect"),
         ({"decoder_width": 0}, "1.0"),
         ({"attention_low": 3.0}, "low <= high"),
         ({"clip": ClipSpec(10, 32)}, "multiples of 4"),

@@ -330,7 +330,7 @@ def test_picture_names_each_speed():
         ({"speed": 1}, "2 or 4"),
         ({"margin": -1.0}, "original has 2"),
         ({"recipe": "papr"}, "paper"),
-        ({"short_videos": "skip"}, "reflect"),
+        ({"short_videos": "stop"}, "reflect"),
         ({"flip": 2.0}, "0"),
         ({"area": (0.5, 0.2)}, "low"),
     ],

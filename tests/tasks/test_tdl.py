@@ -344,7 +344,7 @@ def test_picture_names_each_interval():
         ({"apart": 0}, "original has 4"),
         ({"blend": 1.0}, "0.1"),
         ({"recipe": "papr"}, "paper"),
-        ({"short_videos": "skip"}, "reflect"),
+        ({"short_videos": "stop"}, "reflect"),
         ({"flip": 2.0}, "0 to 1"),
     ],
 )

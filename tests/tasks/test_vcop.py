@@ -315,7 +315,7 @@ def test_picture_names_each_place():
         ({"gap": -1}, "0 and more"),
         ({"dropout": 1.0}, "0.5"),
         ({"recipe": "papr"}, "paper"),
-        ({"short_videos": "skip"}, "shrink"),
+        ({"short_videos": "stop"}, "shrink"),
         ({"jitter": (2, 0, 0, 0)}, "four numbers"),
     ],
 )

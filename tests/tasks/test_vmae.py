@@ -274,7 +274,7 @@ def test_picture(normalise):
         ({"decoder_width": 0}, "1.0"),
         ({"decoder_blocks": 0}, "has 4"),
         ({"recipe": "papr"}, "paper"),
-        ({"short_videos": "skip"}, "reflect"),
+        ({"short_videos": "stop"}, "reflect"),
         ({"clip": ClipSpec(15, 48)}, "multiples of 2 frames"),
         ({"clip": ClipSpec(16, 100)}, "of 16 px"),
         ({"clip": ClipSpec(16, 16)}, "hides 0 of the 1 places"),
