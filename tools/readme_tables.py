@@ -11,6 +11,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -138,48 +139,65 @@ def peers() -> str:
     return "\n".join(lines)
 
 
+UNTRAINED = {"untrained": "untrained, as built", "fitted": "untrained, batch norm fitted"}
+
+
 def tasks() -> str:
     """What each task learned on the embedded set, beside untrained networks."""
-    result = newest("tasks_embedded_cpu_*.json")
-    target, also = result["target"], "embedded-appearance"
-    lines = [
-        "| task | pretext, test videos | chance | fine-tuned, motion | linear, motion | appearance | retrieval, "
-        "motion | appearance | minutes |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    titles = {"untrained": "untrained, as built", "fitted": "untrained, batch norm fitted"}
-    for row in result["rows"]:
-        own, other = row["evals"][target], row["evals"][also]
-        if "pretrain" in row:
-            low, high = row["pretrain"]["interval"]
-            metric = "" if row["pretrain"]["metric"] == "accuracy" else f"{row['pretrain']['metric']} "
-            value = f"{metric}{100 * row['pretrain']['value']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
-            chance = f"{100 * row['pretrain']['chance']:.1f}"
-        else:
-            value = chance = ""
-        top = [f"{100 * each['top1']:.1f}" for each in (
-            own["finetune"], own["linear"], other["linear"], own["retrieval"], other["retrieval"]
-        )]  # fmt: skip
-        name = titles.get(row["task"], row["task"])
-        lines.append(f"| {name} | {value} | {chance} | {' | '.join(top)} | {row['seconds'] / 60:.0f} |")
-    own, other = result["rows"][0]["evals"][target], result["rows"][0]["evals"][also]
-    lines.append(
-        f"| *chance* | | | {100 * own['finetune']['chance']:.1f} | {100 * own['linear']['chance']:.1f} | "
-        f"{100 * other['linear']['chance']:.1f} | {100 * own['retrieval']['chance']['top1']:.1f} | "
-        f"{100 * other['retrieval']['chance']['top1']:.1f} | |"
+    columns = (
+        ("embedded", "finetune", "fine-tuned, motion"),
+        ("embedded", "linear", "linear, motion"),
+        ("embedded-appearance", "linear", "appearance"),
+        ("embedded", "retrieval", "retrieval, motion"),
+        ("embedded-appearance", "retrieval", "appearance"),
     )
-    lines.append("")
-    where = result["environment"]
+    return _tasks(newest("tasks_embedded_cpu_*.json"), columns)
+
+
+def tasks_real() -> str:
+    """The same from real video to real video, a tenth of the training."""
+    names = {"finetune": "fine-tuned", "linear": "linear", "retrieval": "retrieval"}
+    return _tasks(newest("tasks_real_cpu_*.json"), [("actions", key, name) for key, name in names.items()])
+
+
+def _tasks(result: dict[str, Any], columns: Iterable[tuple[str, str, str]]) -> str:
+    columns = list(columns)
+    titles = ["task", "pretext, test clips", "chance", *[title for *_, title in columns], "minutes"]
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    for row in result["rows"]:
+        value = chance = ""
+        if "pretrain" in row:
+            pretrain = row["pretrain"]
+            metric = "" if pretrain["metric"] == "accuracy" else f"{pretrain['metric']} "
+            low, high = (100 * bound for bound in pretrain["interval"])
+            value = f"{metric}{100 * pretrain['value']:.1f} ({low:.1f} to {high:.1f})"
+            chance = f"{100 * pretrain['chance']:.1f}"
+        cells = [f"{100 * row['evals'][target][name]['top1']:.1f}" for target, name, _ in columns]
+        name = UNTRAINED.get(row["task"], row["task"])
+        lines.append(f"| {name} | {value} | {chance} | {' | '.join(cells)} | {row['seconds'] / 60:.0f} |")
+    first = result["rows"][0]["evals"]
+    guesses = [first[target][name]["chance"] for target, name, _ in columns]
+    cells = [f"{100 * (guess['top1'] if isinstance(guess, dict) else guess):.1f}" for guess in guesses]
+    lines += [f"| *chance* | | | {' | '.join(cells)} | |", ""]
+    where, target = result["environment"], columns[0][0]
     widths = [high - low for row in result["rows"] for low, high in [row["evals"][target]["linear"]["interval"]]]
     lines.append(
-        f"Top-1 in percent, {own['linear']['videos']} test videos (95 % intervals are up to {50 * max(widths):.0f} to "
-        f"each side), one seed, {result['jobs']} runs at a time on {where['cores']} cores of {where['cpu']}; "
+        f"Percent; `{result['data']}` to `{result['target']}`, {first[target]['linear']['videos']} test videos (95 % "
+        f"intervals of the evaluations are up to {50 * max(widths):.0f} to each side), one seed, "
+        f"{where['cores']} cores of {where['cpu']} shared by {result['jobs']} runs; "
         f"`benchmarks/results/{result['file']}`."
     )
     return "\n".join(lines)
 
 
-TABLES = {"first-run": first_run, "decode": decode, "step": step, "peers": peers, "tasks": tasks}
+TABLES = {
+    "first-run": first_run,
+    "decode": decode,
+    "step": step,
+    "peers": peers,
+    "tasks": tasks,
+    "tasks-real": tasks_real,
+}
 
 
 def filled(text: str) -> str:
