@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -27,7 +28,7 @@ def newest(pattern: str) -> dict[str, Any]:
     return {**json.loads(files[-1].read_text()), "file": files[-1].name}
 
 
-def record(run: Path) -> None:
+def record(run: Path, where: str) -> None:
     """Keeps a run's numbers, with the machine they were made on, as a result file."""
     summary = json.loads((run / "summary.json").read_text())
     summary.pop("directory")
@@ -35,7 +36,7 @@ def record(run: Path) -> None:
     environment.pop("command")
     stages = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     memory = max(line["time"]["memory_gib"] for line in stages if "watch" not in line)
-    content = {**summary, "peak_memory_gib": memory, "environment": environment}
+    content = {**summary, "peak_memory_gib": memory, "where": where, "environment": environment}
     (RESULTS / f"first_run_cpu_{date.today()}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -65,7 +66,7 @@ def first_run() -> str:
     lines.append("")
     lines.append(
         f"One seed, {run['seconds'] / 60:.1f} minutes of training and testing after the data (under a minute) on "
-        f"{where['cores']} cores ({where['processor']}), {run['peak_memory_gib']:.1f} GiB, "
+        f"{run['where']} ({where['processor']}), {run['peak_memory_gib']:.1f} GiB, "
         f"{pretrain['clips_per_second']:.0f} clips/s pre-training; `benchmarks/results/{run['file']}`."
     )
     return "\n".join(lines)
@@ -211,9 +212,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="only compare")
     parser.add_argument("--record", type=Path, metavar="RUN", help="a finished run of the README's first command")
+    parser.add_argument("--where", default=f"{os.cpu_count()} cores", help="what that run had (default: %(default)s)")
     options = parser.parse_args()
     if options.record:
-        record(options.record)
+        record(options.record, options.where)
     readme = ROOT / "README.md"
     old = readme.read_text()
     new = filled(old)
