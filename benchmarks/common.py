@@ -79,6 +79,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--out", type=Path, metavar="FILE", help="write the JSON here too")
     made.add_argument("--iterations", type=int, default=ITERATIONS, help="of each candidate (default: %(default)s)")
+    made.add_argument("--warm-up", type=int, default=WARM_UP, help="untimed iterations before (default: %(default)s)")
     made.add_argument("--smoke", action="store_true", help="a few seconds, to see that it runs; figures mean nothing")
     return made
 
@@ -247,7 +248,7 @@ def run(
 
     Returns the exit status: 1 where nothing could be timed.
     """
-    warm_up, iterations = (SMOKE_WARM_UP, SMOKE_ITERATIONS) if options.smoke else (WARM_UP, options.iterations)
+    warm_up, iterations = (SMOKE_WARM_UP, SMOKE_ITERATIONS) if options.smoke else (options.warm_up, options.iterations)
     rows = measure(candidates, iterations, warm_up)
     result = {**report(title, rows, unit, baseline), "smoke": options.smoke}
     complete(result)

@@ -112,7 +112,7 @@ def test_a_failing_candidate_is_a_row_and_the_others_go_on(common, tmp_path, cap
         common.Candidate("closed", cannot_open),
         common.Candidate("breaks", fails_later),
     ]
-    options = argparse.Namespace(smoke=False, iterations=5, out=None)
+    options = argparse.Namespace(smoke=False, iterations=5, warm_up=3, out=None)
     assert common.run(options, "test", table, "step", "works") == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     errors = {row["name"]: row["error"] for row in result["rows"]}
