@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,9 @@ from types import ModuleType
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from vidssl.data.prep import prepare
+from vidssl.engine.progress import Reporter
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name not in ("common.py", "tasks.py"))
@@ -147,7 +151,15 @@ def test_processor_time_counts_threads_and_finished_children(common):
 
 
 @pytest.mark.slow
-def test_tasks_runs_each_task_once_and_two_untrained_networks(tiny_store, tmp_path):
+def test_tasks_runs_each_task_once_and_two_untrained_networks(tiny_source, tmp_path):
+    source, store = tmp_path / "videos", tmp_path / "store"
+    shutil.copytree(tiny_source, source)
+    files = sorted(path.relative_to(source).as_posix() for path in source.rglob("*.mp4"))
+    for split in ("train", "test"):
+        mine = [name for name in files if name.endswith("3.mp4") == (split == "test")]
+        rows = [f"{name},{name.partition('/')[0]}" for name in mine]
+        (source / f"{split}.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+    prepare(source=source, name="tiny", store_dir=store, short_side=48, workers=1, progress=Reporter(quiet=True))
     settings = ["data.size=32", "backbone.width=0.5", "eval.clips=2", "finetune.epochs=1", "pretrain.epochs=2"]
     command = [
         sys.executable,
@@ -155,7 +167,7 @@ def test_tasks_runs_each_task_once_and_two_untrained_networks(tiny_store, tmp_pa
         "--runs",
         str(tmp_path / "runs"),
         "--data",
-        str(tiny_store),
+        str(store),
     ]
     command += ["--tasks", "rotnet", "--jobs", "2", "--out", str(tmp_path / "result.json")]
     command += [word for setting in settings for word in ("--set", setting)]
@@ -164,7 +176,7 @@ def test_tasks_runs_each_task_once_and_two_untrained_networks(tiny_store, tmp_pa
     result = json.loads((tmp_path / "result.json").read_text())
     assert result == json.loads(done.stdout.splitlines()[-1])
     assert [row["task"] for row in result["rows"]] == ["rotnet", "untrained", "fitted"]
-    assert set(result["rows"][0]["evals"][str(tiny_store)]) == {"finetune", "linear", "retrieval"}
+    assert set(result["rows"][0]["evals"][str(store)]) == {"finetune", "linear", "retrieval"}
     assert result["rows"][0]["pretrain"]["epochs"] == 2
     untrained, fitted = (load_file(tmp_path / "runs" / name / "model.safetensors") for name in ("untrained", "fitted"))
     differs = {key.rpartition(".")[2] for key in untrained if not torch.equal(untrained[key], fitted[key])}

@@ -473,7 +473,8 @@ def test_a_step_needs_two_videos():
 
 def test_what_the_task_says_of_itself():
     task = make()
-    assert (task.whole_steps, task.contrastive, task.clips_per_sample, task.labels) == (True, True, 2, "the partner among 2 N - 1 clips")
+    assert (task.whole_steps, task.contrastive, task.clips_per_sample) == (True, True, 2)
+    assert task.labels == "the partner among 2 N - 1 clips"
     assert task.recipe["pretrain.lr"] == 0.32 * task.recipe["pretrain.batch"] / 1024
 
 
