@@ -18,6 +18,15 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 TINY_CLASSES = {"left": 2, "right": 6, "still": 0}
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked gpu are skipped without a GPU, and fail where VIDSSL_REQUIRE_GPU=1 says that there is one."""
+    if item.get_closest_marker("gpu") and os.environ.get("VIDSSL_REQUIRE_GPU") != "1":
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU here")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with `actions`, `fights`, `real` and `odd`. On CI it has to be there."""

@@ -140,6 +140,49 @@ def peers() -> str:
     return "\n".join(lines)
 
 
+def transforms() -> str:
+    """What every task's views cost beside its own training step."""
+    result = newest("transforms_cpu_*.json")
+    rows = {row["name"]: row for row in result["rows"]}
+    lines = ["| task, recipe | views of a batch, ms | share of the step | beside one copy of the bytes |"]
+    lines.append("|---|---|---|---|")
+    for name, row in rows.items():
+        if not name.endswith(": views"):
+            continue
+        wall, ratio = (row[key] for key in ("wall_ms_per_sample", "wall_ratio"))
+        times = {key: value * result["batch"] for key, value in wall.items()}
+        lines.append(
+            f"| {name.removesuffix(': views')} | {times['median']:.0f} ({times['p25']:.0f} to {times['p75']:.0f}) | "
+            f"{100 / ratio['median']:.2f} % ({100 / ratio['p75']:.2f} to {100 / ratio['p25']:.2f}) | "
+            f"{row['copies']:.0f} times |"
+        )
+    lines.append("")
+    lines.append(
+        f"{result['batch']} samples a batch, frames of {result['picture'][1]}x{result['picture'][0]} in memory to "
+        f"clips of {result['clip'][0]}x{result['clip'][1]}x{result['clip'][1]}; the step is that of {result['backbone']} on "
+        f"the same task, {result['precision']}; {result['threads']} threads of {result['environment']['cpu']}; medians "
+        f"(p25 to p75), pair by pair in one run; `benchmarks/results/{result['file']}`."
+    )
+    return "\n".join(lines)
+
+
+def augmentations() -> str:
+    """One clip's augmentation by ours and by the two libraries that do the same job."""
+    result = newest("transforms_cpu_*.json")
+    rows = {row["name"]: row for row in result["rows"]}
+    lines = ["| one clip's augmentation | torchvision v2, ms | Kornia, ms | ours, ms | times torchvision's speed |"]
+    lines.append("|---|---|---|---|---|")
+    for name in [row.removesuffix(": ours") for row in rows if row.endswith(": ours")]:
+        own = [rows[f"{name}: {kind}"] for kind in ("torchvision", "kornia", "ours")]
+        cells = [f"{row['wall_ms_per_sample']['median']:.1f}" for row in own]
+        ratio = own[-1]["wall_ratio"]
+        lines.append(
+            f"| {name.removeprefix('one clip, ')} | {' | '.join(cells)} | {ratio['median']:.1f} ({ratio['p25']:.1f} to "
+            f"{ratio['p75']:.1f}) |"
+        )
+    return "\n".join(lines)
+
+
 UNTRAINED = {"untrained": "untrained, as built", "fitted": "untrained, batch norm fitted"}
 
 
@@ -196,6 +239,8 @@ TABLES = {
     "decode": decode,
     "step": step,
     "peers": peers,
+    "transforms": transforms,
+    "augmentations": augmentations,
     "tasks": tasks,
     "tasks-real": tasks_real,
 }

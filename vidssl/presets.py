@@ -43,9 +43,6 @@ SMALL_TASK: dict[str, dict[str, Any]] = {
     "vcop": {"recipe": "original"},  # the same: its colours are drawn for each clip of a tuple
     "vmae": {"decoder_width": 0.25},
 }
-CONTRASTIVE = ("cvrl", "rspnet", "tdl")
-QUEUES = {"rspnet": 16384, "tdl": 500}
-"""The benchmark's, the longest that is taken here."""
 
 
 def small_preset(
@@ -56,14 +53,18 @@ def small_preset(
     Args:
         request: what the user set by hand, which some entries follow.
     """
+    from .tasks import TASKS
+
     request = request or {}
-    samples = CONTRASTIVE_SAMPLES if task in CONTRASTIVE else PRETRAIN_SAMPLES
+    known = TASKS.get(task) if task in TASKS.names() else None  # weights that are evaluated have no task
+    samples = CONTRASTIVE_SAMPLES if known and known.contrastive else PRETRAIN_SAMPLES
     epochs = max(1, round(samples / pretrain_videos))
     options = dict(SMALL_TASK.get(task, {}))
-    if task in QUEUES:
+    longest = getattr(known.Args(), "queue", None) if known else None
+    if longest is not None:
         # of few videos a longer queue would hold a clip's own among its negatives
         step = int(request.get("pretrain.batch", SMALL["pretrain.batch"]))
-        options["queue"] = min(QUEUES[task], max(step, pretrain_videos // 8))
+        options["queue"] = min(longest, max(step, pretrain_videos // 8))
     return {
         **SMALL,
         **{f"task.{key}": value for key, value in options.items()},

@@ -29,14 +29,6 @@ LENGTHS = np.array([300, 1, 7, 200, 33, 64, 129, 20])  # some too short for any 
 RECIPES = [(name, recipe) for name in list_tasks() for recipe in ("paper", "original")]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def make(name, family="shufflenet", clip=CLIP, **options):
     torch.manual_seed(0)
     options = {**SMALL_TASK.get(name, {}), **options}

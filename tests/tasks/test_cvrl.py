@@ -1,5 +1,7 @@
 """CVRL read back from its own pixels: frames carry their number, so that both clips and their interval can be named."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -14,15 +16,12 @@ from vidssl.tasks.base import ClipSpec
 from vidssl.tasks.cvrl import nt_xent
 from vidssl.transforms.views import ViewAugmentation
 
+from . import numbered as shared
+from .numbered import numbered, views_of
+
+draw = partial(shared.draw, frames=100)
+
 STILL = {"rotation_degrees": 0.0, "flip": 0.0, "jitter": (0.0,) * 4, "grey": 0.0, "gamma_probability": 0.0}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class TinyBackbone(Backbone):
@@ -45,21 +44,6 @@ class TinyBackbone(Backbone):
 def make(clip=None, **options):
     options = {"head_width": 1 / 64, **options}
     return create_task("cvrl", TinyBackbone(), clip or ClipSpec(16, 32), **options)
-
-
-def draw(task, count=200, frames=100, epoch=0):
-    keys = np.arange(count, dtype=np.uint64)
-    return task.draw(uniforms(0, epoch, keys, task.request().num_uniforms), np.full(count, frames))
-
-
-def views_of(task, drawn, frames_BTHWC):
-    return task.views(frames_BTHWC, {name: torch.from_numpy(values) for name, values in drawn.params.items()})
-
-
-def numbered(indices, height=36, width=48):
-    """Every pixel of frame n has the value n."""
-    assert indices.max() < 256
-    return torch.from_numpy(indices).to(torch.uint8)[:, :, None, None, None].expand(-1, -1, height, width, 3)
 
 
 def textured(videos, frames, height=36, width=48):
@@ -104,7 +88,7 @@ def test_both_clips_and_the_interval_are_readable_from_the_pixels():
 @pytest.mark.parametrize("frames", [31, 32, 100, 3000])
 def test_interval_follows_its_law(frames):
     """Kolmogorov-Smirnov: the largest distance of two distribution functions, below 1.95 / sqrt(n) with 99.9 %."""
-    interval = draw(make(), 20000, frames).params["interval"]
+    interval = draw(make(), 20000, frames=frames).params["interval"]
     legal_starts = frames - 30
     k = np.arange(1, legal_starts + 1)
     law = 2 * k / legal_starts - k**2 / legal_starts**2

@@ -15,15 +15,6 @@ from vidssl.tasks.mae_decoder import MapReconstructor
 from ..backbones.golden import digest, fill, formula_clip
 from .masked import FakeBackbone, make, random_views, rebuild, short_vit
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 # VideoMAE
 
 

@@ -38,14 +38,6 @@ ROOT = Path(__file__).parents[2]
 TASKS = ("tdl", "rspnet")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class TinyBackbone(Backbone):
     feature_dim, stride, taps = 16, (2, 4, 4), ()
 

@@ -14,15 +14,6 @@ from vidssl.tasks.decoder import Decoder, double_and_convolve
 from vidssl.tasks.prp import attended_error, motion_attention
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The maps here are tiny: a second thread only waits, and on a busy machine it waits long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class FakeBackbone(Backbone):
     """Means over blocks as large as the stride, spread over `feature_dim` channels."""
 

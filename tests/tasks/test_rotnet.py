@@ -1,5 +1,7 @@
 """RotNet read back from its own pixels: frames carry their number and the names of their corners."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -11,15 +13,12 @@ from vidssl.data.plan import uniforms
 from vidssl.errors import ConfigError
 from vidssl.tasks.base import ClipSpec
 
+from . import numbered as shared
+from .numbered import views_of
+
+draw = partial(shared.draw, frames=60)
+
 STILL = {"rotation_degrees": 0.0, "crop": "centre", "flip": 0.0, "jitter": (0.0, 0.0, 0.0, 0.0)}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class TinyBackbone(Backbone):
@@ -40,15 +39,6 @@ class TinyBackbone(Backbone):
 
 def make(clip=None, **options):
     return create_task("rotnet", TinyBackbone(), clip or ClipSpec(16, 32), **options)
-
-
-def draw(task, count=200, frames=60, epoch=0):
-    keys = np.arange(count, dtype=np.uint64)
-    return task.draw(uniforms(0, epoch, keys, task.request().num_uniforms), np.full(count, frames))
-
-
-def views_of(task, drawn, frames_BTHWC):
-    return task.views(frames_BTHWC, {name: torch.from_numpy(values) for name, values in drawn.params.items()})
 
 
 def cornered(indices, height=36, width=48):

@@ -13,16 +13,10 @@ from vidssl.tasks.base import ClipSpec
 from vidssl.tasks.momentum import DIM
 from vidssl.tasks.rspnet import ranking
 
+from .numbered import draw, numbered, views_of
+
 STILL = {"rotation_degrees": 0.0, "flip": 0.0, "jitter": (0.0, 0.0, 0.0, 0.0)}
 CLIPS = ("query", "same", "other")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class TinyBackbone(Backbone):
@@ -40,21 +34,6 @@ class TinyBackbone(Backbone):
 
 def make(clip=None, **options):
     return create_task("rspnet", TinyBackbone(), clip or ClipSpec(16, 32), **{"queue": 6, **options})
-
-
-def draw(task, count=200, frames=200, epoch=0):
-    keys = np.arange(count, dtype=np.uint64)
-    return task.draw(uniforms(0, epoch, keys, task.request().num_uniforms), np.full(count, frames))
-
-
-def views_of(task, drawn, frames_BTHWC):
-    return task.views(frames_BTHWC, {name: torch.from_numpy(values) for name, values in drawn.params.items()})
-
-
-def numbered(indices, height=36, width=48):
-    """Every pixel of frame n has the value n."""
-    assert indices.max() < 256
-    return torch.from_numpy(indices).to(torch.uint8)[:, :, None, None, None].expand(-1, -1, height, width, 3)
 
 
 def read(clips_BCTHW):

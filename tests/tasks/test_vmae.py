@@ -15,15 +15,6 @@ from vidssl.tasks.base import ClipSpec
 
 from .masked import FakeBackbone, draw, make, random_views, short_vit, tensors
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 # What is seen, hidden and asked for
 
 
