@@ -1,0 +1,112 @@
+"""Several runs on one data set: their numbers beside each other, and every pair compared video by video."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+from ..errors import RunError
+from ..evals.compare import Comparison, clearly_best, compare, compare_answers, match
+from .neighbours import Neighbours
+from .results import STAGES, Evaluation
+
+COMPARED = ("finetune", "linear", "retrieval")
+"""Those whose answers are kept video by video."""
+
+
+def side_by_side(evaluations: list[Evaluation]) -> list[dict[str, Any]]:
+    """For each data set with several evaluations: their numbers side by side, and every pair video by video."""
+    found = []
+    for target in dict.fromkeys(evaluation.target for evaluation in evaluations):
+        members = [evaluation for evaluation in evaluations if evaluation.target == target]
+        if len(members) < 2:
+            continue
+        labels = _labels(members)
+        pairs, problems, best = [], [], {}
+        for stage in COMPARED:
+            rows = [k for k, member in enumerate(members) if stage in member.stages]
+            compared, unable = _pairs(stage, [members[k] for k in rows], [labels[k] for k in rows])
+            problems += unable
+            for (i, j), result in compared.items():
+                a, b = labels[rows[i]], labels[rows[j]]
+                pairs.append({"stage": STAGES[stage], "a": a, "b": b, "result": result})
+            top = clearly_best([members[k].stages[stage]["top1"] for k in rows], compared) if len(rows) > 1 else None
+            best[stage] = None if top is None else rows[top]
+        found.append(
+            {
+                "target": target,
+                "members": members,
+                "labels": labels,
+                "best": best,
+                "chances": [_chance(stage, members) for stage in COMPARED],
+                "pairs": pairs,
+                "problems": problems,
+                "protocol": differing([_protocol(member.spec) for member in members]),
+            }
+        )
+    return found
+
+
+def _labels(members: list[Evaluation]) -> list[str]:
+    """The runs' names, where each has a single evaluation on the data set."""
+    runs = [member.run for member in members]
+    return runs if len(set(runs)) == len(runs) else [member.label for member in members]
+
+
+def _chance(stage: str, members: list[Evaluation]) -> float | None:
+    """Of the first that has the stage: it is a property of the data set."""
+    for member in members:
+        if stage in member.stages:
+            chance = member.stages[stage]["chance"]
+            return chance["top1"] if stage == "retrieval" else chance
+    return None
+
+
+def _pairs(
+    stage: str, members: list[Evaluation], labels: list[str]
+) -> tuple[dict[tuple[int, int], Comparison], list[str]]:
+    """Every pair of evaluations that can be compared, and why others cannot."""
+    kept: dict[int, Any] = {}
+    problems = []
+    for k, member in enumerate(members):
+        try:
+            kept[k] = member.neighbours() if stage == "retrieval" else member.predictions(stage)
+        except RunError as error:
+            problems.append(f"{STAGES[stage]}, {labels[k]}: {error}")
+    compared = {}
+    for i, j in combinations(kept, 2):
+        try:
+            compared[i, j] = _retrieved(kept[i], kept[j]) if stage == "retrieval" else compare(kept[i], kept[j])
+        except RunError as error:
+            problems.append(f"{STAGES[stage]}, {labels[i]} and {labels[j]}: {error}")
+    return compared, problems
+
+
+def _retrieved(a: Neighbours, b: Neighbours) -> Comparison:
+    if set(a.gallery) != set(b.gallery):
+        raise RunError(
+            f"the galleries are not the same videos ({len(a.gallery)} and {len(b.gallery)}), so the hits cannot be "
+            "compared. Evaluate both with the same --on DATA."
+        )
+    return compare_answers(a.right, b.right[match(a.queries, a.query_labels, b.queries, b.query_labels)])
+
+
+def _protocol(spec: dict[str, Any]) -> dict[str, Any]:
+    """What an evaluation's numbers depend on beside the weights."""
+    evals = {key: value for key, value in spec["eval"].items() if key != "names"}
+    return {"data": {key: spec["data"][key] for key in ("frames", "size")}, "finetune": spec["finetune"], "eval": evals}
+
+
+def differing(specs: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Keys whose values are not the same everywhere, with the value of each."""
+    flat = [_flatten(spec) for spec in specs]
+    keys = sorted({key for values in flat for key in values})
+    rows = [(key, [str(values.get(key, "-")) for values in flat]) for key in keys]
+    return [row for row in rows if len(set(row[1])) > 1]
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
