@@ -62,7 +62,7 @@ def run(
     ] = None,
     complexity: Annotated[int | None, typer.Option(help="The task's difficulty, 1 to 3.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the pre-training videos.")] = None,
-    evals: Annotated[str | None, typer.Option("--eval", help="finetune,linear,retrieval or none.")] = None,
+    evals: Annotated[str | None, typer.Option("--eval", help="As `vidssl eval --with`, or none.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything that is random.")] = None,
     decoder: Annotated[str | None, typer.Option(help="dali, jpeg, pyav, or auto: the fastest here, measured.")] = None,
     preset: Annotated[
@@ -140,7 +140,12 @@ def eval_(
         str | None, typer.Option(help="The network that the weights are of; see `vidssl list backbones`.")
     ] = None,
     allow_pickle: AllowPickle = False,
-    evals: Annotated[str, typer.Option("--with", help="finetune,linear,retrieval")] = "finetune,linear,retrieval",
+    evals: Annotated[str, typer.Option("--with", help="finetune,linear,retrieval,robustness,cka; all; none")] = (
+        "finetune,linear,retrieval"
+    ),
+    against: Annotated[
+        list[Path] | None, typer.Option(help="Another run: its layers beside this network's, by CKA. May be repeated.")
+    ] = None,
     sets: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value, for example finetune.epochs=10")
     ] = None,
@@ -160,7 +165,7 @@ def eval_(
     changes = dict(parse_override(text) for text in sets or [])
     reporter = Reporter()
     names = parse_names(evals)
-    summary = evaluate(run, weights, backbone, allow_pickle, on, names, changes, out, reporter)
+    summary = evaluate(run, weights, backbone, allow_pickle, on, names, changes, out, reporter, against or [])
     if not reporter.quiet:
         show_run(summary, Console())
         if as_json:

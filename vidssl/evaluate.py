@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,13 @@ from .engine.progress import Reporter
 from .engine.runs import RunDirectory, write_atomic
 from .engine.setup import build_accelerator, keep_freed_memory, resolve_engine
 from .engine.trainer import Context
-from .errors import ConfigError, RunError
-from .evals.suite import Suite, open_target
+from .errors import ConfigError
+from .evals.names import EVALS
+from .evals.protocols import with_protocol
+from .evals.suite import Suite, check_evaluations
+from .evals.target import open_target
 from .home import runs_dir
+from .pretrained import Pretrained, open_run, run_folder
 from .resolve import (
     Resolved,
     choose_preset,
@@ -39,11 +43,18 @@ from .resolve import (
 from .spec import RunSpec, complete_options, from_dict, override, signature_options, to_dict
 
 
-def run_evaluations(backbone: Backbone, store: Store, spec: RunSpec, context: Context) -> dict[str, Any]:
-    """The spec's evaluations on a data set: name -> result."""
+def run_evaluations(
+    backbone: Backbone, store: Store, spec: RunSpec, context: Context, against: Sequence[Pretrained] = ()
+) -> dict[str, Any]:
+    """The spec's evaluations on a data set: name -> result; `cka-RUN` for each network that this one's layers are
+    compared with."""
     decoder = open_decoder(spec.data.target_decoder, store, context.device, spec.engine.decode_threads or None)
     suite = Suite(backbone, open_target(decoder), spec, context)
-    return {evaluation: suite.run(evaluation) for evaluation in spec.eval.names}
+    results = suite.run_all()
+    for other in against:
+        assert other.folder is not None
+        results[f"cka-{other.folder.name}"] = suite.compare_with(other.backbone, other.folder.name)
+    return results
 
 
 def summarise(
@@ -61,7 +72,7 @@ def summarise(
         weights: the file that training or evaluation began with; None where weights were drawn.
     """
     summary = {
-        "spec": to_dict(spec),
+        "spec": to_dict(override(spec, {"eval.names": [name for name in EVALS if name in results]})),
         "backbone_parameters": num_parameters(backbone),
         "weights": weights.to_dict() if weights else None,
         "pretrain": pretrain,
@@ -84,8 +95,13 @@ def evaluate(
     changes: Mapping[str, Any],
     out: Path | None,
     reporter: Reporter,
+    against: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """What `vidssl eval` was told: a run, or weights and the backbone that they are of."""
+    """What `vidssl eval` was told: a run, or weights and the backbone that they are of.
+
+    Args:
+        against: runs whose layers are compared with this network's by CKA.
+    """
     if (run is None) == (weights is None):
         raise ConfigError(
             "eval takes a run or a file of weights, one of the two: `vidssl eval RUN --on DATA`, or `vidssl eval "
@@ -96,42 +112,56 @@ def evaluate(
     if weights is not None and backbone is None:
         raise ConfigError("--weights needs --backbone NAME, the network they are of; see `vidssl list backbones`.")
     reporter.quiet = reporter.quiet or not processes().is_main_process
+    others = [open_run(other, {}) for other in against]
     if run is not None:
-        return evaluate_run(run, on, names, changes, out, reporter)
+        return evaluate_run(run, on, names, changes, out, reporter, others)
     assert weights is not None
     assert backbone is not None
-    return evaluate_weights(weights, backbone, allow_pickle, on, names, changes, out, reporter)
+    return evaluate_weights(weights, backbone, allow_pickle, on, names, changes, out, reporter, others)
 
 
 def evaluate_run(
-    directory: Path, on: str, names: list[str], changes: Mapping[str, Any], out: Path | None, reporter: Reporter
+    directory: Path,
+    on: str,
+    names: list[str],
+    changes: Mapping[str, Any],
+    out: Path | None,
+    reporter: Reporter,
+    against: Sequence[Pretrained] = (),
 ) -> dict[str, Any]:
-    """Evaluates a finished run on a data set; results go into RUN/evals/DATASET and are never computed twice.
+    """Evaluates a finished run on a data set; results are never computed twice.
+
+    They go into RUN/evals/DATASET; into RUN itself where it was asked to evaluate on that data set and nothing is
+    changed, so that what it has fine-tuned already is used.
 
     Args:
         directory: the run's folder, or its name under `$VIDSSL_HOME/runs`.
         changes: "section.key" entries that replace those of the run.
         out: another folder for the results.
     """
-    folder = directory if directory.is_dir() else runs_dir() / directory
+    folder = run_folder(directory)
     pretrain = RunDirectory(folder).stage_result("pretrain")
-    if pretrain is None or not (folder / "model.safetensors").exists():
-        raise RunError(f"{directory} is no run with a finished pre-training. `vidssl list runs` shows those there are.")
     stored = RunDirectory(folder).stored() or {}
-    stored.pop("identity", None)
+    made_by = stored.pop("identity", {})
     spec = from_dict(stored)
+    own = out is None and not changes and on == spec.data.target
+    own = own and (spec.engine.precision != "bf16" or torch.cuda.is_available())
     if spec.engine.precision == "bf16" and not torch.cuda.is_available():  # pre-trained on a GPU, evaluated without
         spec = replace(spec, engine=replace(spec.engine, precision="auto", compile="auto", layout="auto"))
-    spec = override(spec, changes)
+    entries = with_protocol(changes)
+    spec = override(spec, entries)
     spec = replace(spec, engine=resolve_engine(spec.engine, torch.cuda.is_available()))
     backbone = create_backbone(spec.backbone.name, **spec.backbone.options)
     load_weights(backbone, folder / "model.safetensors", input=backbone.input)
     store = open_data(on, reporter)
     if spec.preset == "small":
-        spec = override(spec, _small(spec, store, changes, ("finetune.epochs",)))
+        spec = override(spec, _small(spec, store, entries, ("finetune.epochs",)))
     resolved = Resolved(spec, None, store)
-    request = {"run": folder.name, "on": on, **changes}
-    return _evaluate(resolved, backbone, pretrain, request, out or _place(folder, on), on, names, reporter)
+    if own:
+        place, request = folder, json.loads(made_by["requested"])
+    else:
+        place, request = out or _place(folder, on), {"run": folder.name, "on": on, **changes}
+    return _evaluate(resolved, backbone, pretrain, request, place, on, names, reporter, against)
 
 
 def evaluate_weights(
@@ -143,6 +173,7 @@ def evaluate_weights(
     changes: Mapping[str, Any],
     out: Path | None,
     reporter: Reporter,
+    against: Sequence[Pretrained] = (),
 ) -> dict[str, Any]:
     """Evaluates a file of weights; results go into `$VIDSSL_HOME/runs/weights-BACKBONE-HASH/evals/DATASET`, HASH being
     the file's, and are never computed twice.
@@ -158,12 +189,13 @@ def evaluate_weights(
         "init.weights": str(path.expanduser().absolute()),
         "init.allow_pickle": allow_pickle,
     }
-    spec = override(RunSpec(), {"task.name": "none", "data.source": "none", **changes, **given})
+    entries = with_protocol(changes)
+    spec = override(RunSpec(), {"task.name": "none", "data.source": "none", **entries, **given})
     backbone, weights = read_weights(spec)
     store = open_data(on, reporter)
     preset, notes = choose_preset(spec.preset, on, torch.cuda.is_available())
     if preset == "small":
-        spec = override(spec, _small(spec, store, changes, ("data.", "finetune.")))
+        spec = override(spec, _small(spec, store, entries, ("data.", "finetune.")))
     options = complete_options(spec.backbone, signature_options(type(backbone)), "backbone").options
     spec = replace(
         spec,
@@ -174,7 +206,7 @@ def evaluate_weights(
     resolved = Resolved(spec, None, store, backbone, weights, [weights.line(), *notes])
     request = {"weights": weights.sha256, "backbone": name, "on": on, **changes}
     folder = runs_dir() / f"weights-{name}-{weights.sha256[:8]}"
-    return _evaluate(resolved, backbone, None, request, out or _place(folder, on), on, names, reporter)
+    return _evaluate(resolved, backbone, None, request, out or _place(folder, on), on, names, reporter, against)
 
 
 def _place(folder: Path, on: str) -> Path:
@@ -196,8 +228,11 @@ def _evaluate(
     on: str,
     names: list[str],
     reporter: Reporter,
+    against: Sequence[Pretrained],
 ) -> dict[str, Any]:
-    backbone.check_clip(resolved.spec.data.frames, resolved.spec.data.size, resolved.spec.data.size)
+    data = resolved.spec.data
+    for network in (backbone, *(other.backbone for other in against)):
+        network.check_clip(data.frames, data.size, data.size)
     keep_freed_memory()
     for note in resolved.notes:
         reporter.say(note)
@@ -205,6 +240,7 @@ def _evaluate(
     kept = run.stored()
     spec, store = resolved.spec, resolved.target
     assert store is not None
+    check_evaluations(spec, store)
     accelerator = build_accelerator(spec.engine)
     if kept is None:
         data = replace(spec.data, target=on, target_decoder="auto")
@@ -216,7 +252,7 @@ def _evaluate(
         require_unchanged(run, kept.pop("identity"), resolved)
         spec = override(from_dict(kept), {"eval.names": names})
     context = Context(accelerator, spec.engine, run, request_hash(request), spec.seed, reporter)
-    results = run_evaluations(backbone, store, spec, context)
+    results = run_evaluations(backbone, store, spec, context, against)
     summary = summarise(spec, backbone, pretrain, resolved.weights, results, context)
     leave_together()
     return summary

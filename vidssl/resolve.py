@@ -24,6 +24,8 @@ from .engine.progress import Reporter
 from .engine.runs import RunDirectory
 from .engine.setup import faster_layout, resolve_engine
 from .errors import ConfigError, RunError
+from .evals.protocols import with_protocol
+from .evals.suite import check_evaluations
 from .spec import Named, RunSpec, complete_options, dataclass_options, override, signature_options
 from .tasks import TASKS
 from .tasks.base import ClipSpec
@@ -89,7 +91,7 @@ def resolve(request: Mapping[str, Any], reporter: Reporter) -> Resolved:
     if preset == "small":
         finetune_videos = len(catalog.training_rows(target, "all")) if target else 1
         changes |= presets.small_preset(spec.task.name, len(rows), finetune_videos, request)
-    spec = override(RunSpec(), {**changes, **request})
+    spec = override(RunSpec(), {**changes, **with_protocol(request)})
     spec = replace(
         spec,
         preset=preset,
@@ -101,6 +103,8 @@ def resolve(request: Mapping[str, Any], reporter: Reporter) -> Resolved:
     )
     spec = replace(spec, task=check_augmentation(spec.task, task.Args, request))
     backbone.check_clip(spec.data.frames, spec.data.size, spec.data.size)
+    if target is not None:
+        check_evaluations(spec, target)
     return Resolved(spec, source, target, initial, weights, notes)
 
 

@@ -29,7 +29,7 @@ from .engine.setup import build_accelerator, keep_freed_memory
 from .engine.trainer import Context, Trainer, require_whole_steps
 from .errors import DataError, RunError
 from .evals.pretext import evaluate_pretext
-from .evals.suite import open_target
+from .evals.target import open_target
 from .evals.watch import Watch
 from .evaluate import run_evaluations, summarise
 from .home import runs_dir

@@ -59,7 +59,8 @@ class StageSpec:
         batch: samples of one optimizer step, over all devices and accumulation.
         optimizer: "sgd" (momentum 0.9) or "adamw".
         lr: learning rate at `batch`; stated, never rescaled behind the user's back.
-        schedule: "cosine" (to zero, after the warm-up) or "constant".
+        schedule: "cosine" (to zero, after the warm-up), "constant", or "steps" (a tenth from each milestone on).
+        milestones: epochs after which the rate falls; for "steps" alone.
         warmup_epochs: linear rise from zero.
         clip_gradient: largest gradient norm, 0 for none.
     """
@@ -70,19 +71,55 @@ class StageSpec:
     lr: float = 0.01
     weight_decay: float = 5e-4
     schedule: str = "cosine"
+    milestones: list[int] = field(default_factory=list)
     warmup_epochs: float = 0.0
     clip_gradient: float = 0.0
 
 
 @dataclass(frozen=True)
 class EvalSpec:
-    """Which evaluations follow, and with how many evenly spaced clips a test video."""
+    """Which evaluations follow, and how they are made.
+
+    Args:
+        protocol: whose fine-tuning: "paper" (the benchmark's: resize and centre crop, mean softmax of ten clips), or
+            that of a work of its lineage, see `vidssl.evals.protocols`. It sets the entries below that the user does
+            not, and those of [finetune].
+        clips: evenly spaced, of each test video; also of each video whose features are taken.
+        stride: frames from one frame of a clip to the next, in fine-tuning and in every test.
+        crop: of fine-tuning: "centre", "random" (112 of 128 pixels) or "resized" (a quarter to all of the area).
+        flip: probability of mirroring in fine-tuning.
+        average: "softmax" or "logits", of which the mean over the clips of a video is taken.
+        seeds: fine-tunings, with the seeds seed, seed + 1, ...; their mean is the result.
+        batch: clips at a time in tests.
+        linear_weight_decay: of the linear probe.
+        pretext_repeats: clips of each test video on which the pretext task is tested.
+        ks: of retrieval; of the default ones those that the gallery is too small for are left out, and named.
+        feature: of retrieval: "pooled", or "map" (maximum over 2x2 places of the map, flattened, as VCOP does).
+        noise_table: "video" or "imagenet-c", see `vidssl.transforms.noise`.
+        noise_kinds, noise_severities: of robustness.
+        cka_modules: "blocks" (the backbone's taps), "leaves" or "all".
+        cka_batch: clips of a minibatch, at least 4; of `cka_videos` test videos the centre clip is taken.
+    """
 
     names: list[str] = field(default_factory=lambda: ["finetune", "linear", "retrieval"])
+    protocol: str = "paper"
     clips: int = 10
+    stride: int = 1
+    crop: str = "centre"
+    flip: float = 0.0
+    average: str = "softmax"
+    seeds: int = 1
     batch: int = 32
     linear_weight_decay: float = 1e-3
     pretext_repeats: int = 4
+    ks: list[int] = field(default_factory=lambda: [1, 5, 10, 20, 50])
+    feature: str = "pooled"
+    noise_table: str = "video"
+    noise_kinds: list[str] = field(default_factory=lambda: ["gaussian", "shot", "impulse", "speckle"])
+    noise_severities: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])
+    cka_modules: str = "blocks"
+    cka_batch: int = 32
+    cka_videos: int = 2048
 
 
 @dataclass(frozen=True)
@@ -149,13 +186,24 @@ class RunSpec:
 
 _CHOICES = {
     "optimizer": ("sgd", "adamw"),
-    "schedule": ("cosine", "constant"),
+    "schedule": ("cosine", "constant", "steps"),
+    "protocol": ("paper", "vcop", "prp", "rspnet", "ctp"),
+    "crop": ("centre", "random", "resized"),
+    "average": ("softmax", "logits"),
+    "feature": ("pooled", "map"),
+    "noise_table": ("video", "imagenet-c"),
+    "cka_modules": ("blocks", "leaves", "all"),
     "precision": ("auto", "fp32", "bf16"),
     "compile": ("auto", "on", "off"),
     "layout": ("auto", "channels_last", "contiguous"),
     "batch_norm": ("synced", "local"),
     "preset": ("auto", "paper", "small"),
 }
+_ITEMS: dict[str, tuple[Any, ...]] = {
+    "noise_kinds": ("gaussian", "shot", "impulse", "speckle"),
+    "noise_severities": (1, 2, 3, 4, 5),
+}
+_NOT_EMPTY = ("noise_kinds", "noise_severities", "ks")
 _AT_LEAST = {
     "epochs": 0,
     "batch": 1,
@@ -163,6 +211,10 @@ _AT_LEAST = {
     "frames": 1,
     "size": 16,
     "pretext_repeats": 1,
+    "stride": 1,
+    "seeds": 1,
+    "cka_batch": 4,
+    "cka_videos": 4,
     "every": 0,
     "micro_batch": 0,
     "checkpoint_every": 0,
@@ -228,6 +280,16 @@ def check_value(key: str, value: Any, kind: Any) -> Any:
             raise ConfigError(
                 f"{key} = {value!r} is not a list of {count} numbers. Example: --set {key}={[0.1] * count}"
             )
+    if get_origin(kind) is list:
+        (item,) = get_args(kind)
+        if not isinstance(value, list) or not all(type(each) is item for each in value):
+            raise ConfigError(f"{key} = {value!r} is not a list of {plain[item].partition(' ')[2]}s.")
+        legal = _ITEMS.get(name, ())
+        for each in value:
+            if legal and each not in legal:
+                raise unknown_name(f"value in {key}:", str(each), [str(one) for one in legal])
+        if name in _NOT_EMPTY and not value:
+            raise ConfigError(f"{key} is an empty list; it needs one value at least.")
     if key.startswith(("task.", "backbone.")):
         return value  # an option that is called like a field of ours; what is legal its own class says
     if name in _CHOICES and value not in _CHOICES[name]:

@@ -19,12 +19,14 @@ def build_optimizer(task: Task, stage: StageSpec) -> torch.optim.Optimizer:
 
 
 def learning_rate(stage: StageSpec, step: int, steps_per_epoch: int) -> float:
-    """Learning rate of step `step`, counted from 0: linear warm-up, then constant or cosine to zero."""
+    """Learning rate of step `step`, counted from 0: linear warm-up, then as the schedule says."""
     warmup = stage.warmup_epochs * steps_per_epoch
     if step < warmup:
         return stage.lr * (step + 1) / warmup
     if stage.schedule == "constant":
         return stage.lr
+    if stage.schedule == "steps":
+        return stage.lr * 0.1 ** sum(step >= epochs * steps_per_epoch for epochs in stage.milestones)
     total = max(1.0, stage.epochs * steps_per_epoch - warmup)
     return stage.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / total))
 

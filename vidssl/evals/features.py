@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate.utils import gather_object
 
 from ..backbones.base import Backbone
@@ -14,17 +17,18 @@ from ..tasks.base import ClipSpec
 from ..transforms.geometry import centre_clip
 
 
-def clip_indices(video_frames: np.ndarray, clip: ClipSpec, clips: int) -> np.ndarray:
-    """Frames of the test clips, int64 [V, clips, T]: consecutive, evenly spaced; a short video loops (RSPNet's way)."""
-    starts = uniform_starts(video_frames, clip.frames, clips)
-    indices = starts[:, :, None] + np.arange(clip.frames)
+def clip_indices(video_frames: np.ndarray, clip: ClipSpec, clips: int, stride: int = 1) -> np.ndarray:
+    """Frames of the test clips, int64 [V, clips, T]: every `stride`-th, evenly spaced over the video from its first
+    frame to its last; a short video loops (RSPNet's way)."""
+    starts = uniform_starts(video_frames, (clip.frames - 1) * stride + 1, clips)
+    indices = starts[:, :, None] + np.arange(clip.frames) * stride
     flat = extend(indices.reshape(len(indices), -1), video_frames, "loop")
     return flat.reshape(indices.shape)
 
 
-def clip_batches(decoder: Decoder, rows: np.ndarray, clip: ClipSpec, clips: int, batch: int):
+def clip_batches(decoder: Decoder, rows: np.ndarray, clip: ClipSpec, clips: int, batch: int, stride: int = 1):
     """Yields (positions into the flat [V * clips] order, x_BCTHW float on the device)."""
-    indices = clip_indices(decoder.store.frames[rows], clip, clips).reshape(len(rows) * clips, -1)
+    indices = clip_indices(decoder.store.frames[rows], clip, clips, stride).reshape(len(rows) * clips, -1)
     for first in range(0, len(indices), batch):
         positions = np.arange(first, min(first + batch, len(indices)))
         frames = decoder.decode([ClipRequest(int(rows[p // clips]), indices[p]) for p in positions])
@@ -32,7 +36,15 @@ def clip_batches(decoder: Decoder, rows: np.ndarray, clip: ClipSpec, clips: int,
 
 
 def per_clip(
-    network, decoder: Decoder, rows: np.ndarray, clip: ClipSpec, clips: int, batch: int, context: Context, title: str
+    network: Callable[[torch.Tensor], torch.Tensor],
+    decoder: Decoder,
+    rows: np.ndarray,
+    clip: ClipSpec,
+    clips: int,
+    batch: int,
+    context: Context,
+    title: str,
+    stride: int = 1,
 ) -> np.ndarray:
     """Runs a network over the test clips of videos; ranks share the videos.
 
@@ -51,7 +63,7 @@ def per_clip(
         torch.inference_mode(),
         context.accelerator.autocast(),
     ):
-        for positions, x_BCTHW in clip_batches(decoder, rows[mine], clip, clips, batch):
+        for positions, x_BCTHW in clip_batches(decoder, rows[mine], clip, clips, batch, stride):
             parts.append(network(x_BCTHW).float().cpu().numpy())
             meter.update(int(positions[-1]) + 1)
     own = np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
@@ -64,6 +76,23 @@ def per_clip(
     return whole
 
 
+FEATURES = ("pooled", "map")
+
+
+def feature(backbone: Backbone, kind: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """x_BCTHW -> [B, D]: the mean of the map, or ("map", VCOP's) its maximum over squares of 2x2 places, flattened:
+    9216 numbers for the benchmark's 3D networks at 16x112x112. A map of a single row or column is left as it is."""
+    if kind == "pooled":
+        return backbone.pooled
+
+    def flattened(x_BCTHW: torch.Tensor) -> torch.Tensor:
+        map_BDTHW = backbone(x_BCTHW)
+        height, width = map_BDTHW.shape[3:]
+        return F.max_pool3d(map_BDTHW, (1, min(2, height), min(2, width))).flatten(1)
+
+    return flattened
+
+
 def video_features(
     backbone: Backbone,
     decoder: Decoder,
@@ -73,7 +102,9 @@ def video_features(
     batch: int,
     context: Context,
     title: str,
+    stride: int = 1,
+    kind: str = "pooled",
 ) -> np.ndarray:
-    """Pooled features of a frozen backbone, float32 [V, clips, D]."""
+    """Features of a frozen backbone, float32 [V, clips, D]; see `feature`."""
     backbone.to(context.device).eval()
-    return per_clip(backbone.pooled, decoder, rows, clip, clips, batch, context, title)
+    return per_clip(feature(backbone, kind), decoder, rows, clip, clips, batch, context, title, stride)

@@ -2,57 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from ..analysis.cka import SMALLEST_BATCH
 from ..backbones.base import Backbone
-from ..data.catalog import training_rows
-from ..data.decode.base import Decoder
-from ..engine.trainer import Context, Trainer
-from ..errors import DataError
-from ..spec import RunSpec
+from ..data.store import Store
+from ..engine.trainer import Context
+from ..errors import ConfigError
+from ..spec import EvalSpec, RunSpec
 from ..tasks.base import ClipSpec
-from . import features, linear, retrieval
-from .classify import Classify
+from . import features, finetune, linear, retrieval
+from .classify import ClassifyArgs
+from .names import EVALS, NEED_FINETUNE
 from .statistics import wilson_interval
-
-
-@dataclass
-class Target:
-    """What the evaluations are made on: rows of the training and the test split, and the number of classes."""
-
-    decoder: Decoder
-    train: np.ndarray
-    test: np.ndarray
-    num_classes: int
-
-    @property
-    def labels(self) -> np.ndarray:
-        return self.decoder.store.labels
-
-
-def open_target(decoder: Decoder) -> Target:
-    """Checks that a data set can be evaluated on: labels, a train and a test split, at least two classes."""
-    store = decoder.store
-    name = store.path.name
-    train, test = training_rows(store, "all"), store.indices("test")
-    advice = (
-        "Choose another with --target, give the folder a train.csv and a test.csv (path,label), or leave the "
-        "evaluations out with --eval none."
-    )
-    if (store.labels < 0).any():
-        raise DataError(f"data set {name!r} has no labels, and evaluations need them. {advice}")
-    if not len(test) or not len(store.indices("train")):
-        raise DataError(f"data set {name!r} has no train/test split ({len(train)} / {len(test)} videos). {advice}")
-    num_classes = int(store.labels.max()) + 1
-    if len(np.unique(store.labels[train])) < 2:
-        raise DataError(f"data set {name!r} has a single class in its training split; a choice needs two. {advice}")
-    return Target(decoder, train, test, num_classes)
+from .target import Target, check_store
 
 
 class Suite:
@@ -61,67 +29,113 @@ class Suite:
     def __init__(self, backbone: Backbone, target: Target, spec: RunSpec, context: Context) -> None:
         self.backbone, self.target, self.spec, self.context = backbone, target, spec, context
         self.clip = ClipSpec(spec.data.frames, spec.data.size)
-        self._features: tuple[np.ndarray, np.ndarray] | None = None
+        self._features: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self.ks = check_ks(spec.eval.ks, len(target.train))
+
+    def run_all(self) -> dict[str, Any]:
+        """name -> result, of the spec's evaluations and of those that were finished here before."""
+        wanted = self.spec.eval.names
+        results = {}
+        for name in EVALS:
+            # robustness and CKA are of the fine-tuned network
+            needed = name == "finetune" and any(other in NEED_FINETUNE for other in wanted)
+            if name in wanted or needed:
+                results[name] = self.run(name)
+            elif (done := self.context.run.stage_result(name)) is not None:
+                results[name] = done
+        return results
 
     def run(self, name: str) -> dict[str, Any]:
         """The result of one evaluation, from its stage file where it is finished."""
+        stages: dict[str, Callable[[], dict[str, Any]]] = {
+            "finetune": self.finetune,
+            "linear": self.linear,
+            "retrieval": self.retrieval,
+            "robustness": self.robustness,
+            "cka": self.cka,
+        }
+        return self._stage(name, stages[name])
+
+    def _stage(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         done = self.context.run.stage_result(name)
         if done is None:
             begin = time.perf_counter()
-            done = {"finetune": self.finetune, "linear": self.linear, "retrieval": self.retrieval}[name]()
+            done = compute()
             done["seconds"] = time.perf_counter() - begin
             self.context.run.finish_stage(name, done)
         return done
 
     def finetune(self) -> dict[str, Any]:
-        """Trains everything on the training split, then tests on evenly spaced clips with mean softmax."""
-        torch.manual_seed(self.spec.seed)
-        task = Classify(copy.deepcopy(self.backbone), self.clip, Classify.Args(self.target.num_classes))
-        trained = Trainer(
-            "finetune", task, self.spec.finetune, self.target.decoder, self.target.train, self.context
-        ).fit()
-        task.eval()
-        probabilities = features.per_clip(
-            task.probabilities,
-            self.target.decoder,
-            self.target.test,
-            self.clip,
-            self.spec.eval.clips,
-            self.spec.eval.batch,
-            self.context,
-            "finetune test",
-        )
-        return {**self._scores(probabilities.mean(axis=1)), "train": trained}
+        return finetune.finetune(self.backbone, self.target, self.spec, self.context)
 
     def linear(self) -> dict[str, Any]:
-        train, test = self._both()
+        train, test = self._both("pooled")
         labels = self.target.labels[self.target.train]
-        return self._scores(
+        said = self.target.predictions(
             linear.probe(train, labels, test, self.target.num_classes, self.spec.eval.linear_weight_decay)
         )
+        if self.context.run.main:
+            said.save(Path(self.context.run.path) / "predictions" / "linear.npz")
+        return self.target.scores(said)
 
     def retrieval(self) -> dict[str, Any]:
-        train, test = self._both()
+        train, test = self._both(self.spec.eval.feature)
         gallery, queries = self.target.labels[self.target.train], self.target.labels[self.target.test]
-        ks = [k for k in retrieval.KS if k <= len(gallery)]
-        hits = retrieval.topk_hits(test.mean(axis=1), queries, train.mean(axis=1), gallery, ks)
-        chance = retrieval.chance_hits(queries, gallery, ks)
-        left_out = [k for k in retrieval.KS if k > len(gallery)]
+        found = retrieval.nearest(
+            test.mean(axis=1), train.mean(axis=1), max(*self.ks, retrieval.KEPT), self.context.device
+        )
+        hits = retrieval.hits(found, queries, gallery, self.ks)
+        chance = retrieval.chance_hits(queries, gallery, self.ks)
+        left_out = [k for k in self.spec.eval.ks if k not in self.ks]
+        if self.context.run.main:
+            ids = np.array(self.target.decoder.store.ids)
+            retrieval.save_neighbours(
+                Path(self.context.run.path) / "neighbours.npz",
+                found,
+                (ids[self.target.test], queries),
+                (ids[self.target.train], gallery),
+            )
         return {
-            **{f"top{k}": hits[k] for k in ks},
-            "chance": {f"top{k}": chance[k] for k in ks},
-            "interval": list(wilson_interval(hits[1], len(queries))),
+            **{f"top{k}": hits[k] for k in self.ks},
+            "chance": {f"top{k}": chance[k] for k in self.ks},
+            "interval": list(wilson_interval(hits[self.ks[0]], len(queries))),
             "gallery": len(gallery),
             "queries": len(queries),
+            "feature": self.spec.eval.feature,
+            "width": int(train.shape[2]),
             **({"left_out": f"k = {left_out}: the gallery has {len(gallery)} videos"} if left_out else {}),
         }
 
-    def _both(self) -> tuple[np.ndarray, np.ndarray]:
-        if self._features is None:
-            self._features = (self._extract(self.target.train, "train"), self._extract(self.target.test, "test"))
-        return self._features
+    def robustness(self) -> dict[str, Any]:
+        from .robustness import robustness
 
-    def _extract(self, rows: np.ndarray, split: str) -> np.ndarray:
+        task = finetune.load_finetuned(self.backbone, self.target, self.spec, self.context)
+        return robustness(task, self.target, self.clip, self.spec, self.context)
+
+    def cka(self) -> dict[str, Any]:
+        from .similarity import similarity
+
+        task = finetune.load_finetuned(self.backbone, self.target, self.spec, self.context)
+        return similarity(self.backbone, task.backbone, self.target, self.spec, self.context)
+
+    def compare_with(self, other: Backbone, name: str) -> dict[str, Any]:
+        """The stage `cka-NAME`: layers of this backbone beside those of another network."""
+        from .similarity import similarity_to
+
+        return self._stage(
+            f"cka-{name}", lambda: similarity_to(other, name, self.backbone, self.target, self.spec, self.context)
+        )
+
+    def _both(self, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        """Features of training and test videos, float32 [V, clips, D]."""
+        if kind not in self._features:
+            self._features[kind] = (
+                self._extract(kind, self.target.train, "train"),
+                self._extract(kind, self.target.test, "test"),
+            )
+        return self._features[kind]
+
+    def _extract(self, kind: str, rows: np.ndarray, split: str) -> np.ndarray:
         return features.video_features(
             self.backbone,
             self.target.decoder,
@@ -131,17 +145,33 @@ class Suite:
             self.spec.eval.batch,
             self.context,
             f"features {split}",
+            self.spec.eval.stride,
+            kind,
         )
 
-    def _scores(self, probabilities_VK: np.ndarray) -> dict[str, Any]:
-        labels = self.target.labels[self.target.test]
-        correct = probabilities_VK.argmax(axis=1) == labels
-        # guessing scores at best the share of the most frequent class, not 1 / classes
-        majority = np.bincount(self.target.labels[self.target.train], minlength=self.target.num_classes).argmax()
-        return {
-            "top1": float(correct.mean()),
-            "chance": float((labels == majority).mean()),
-            "interval": list(wilson_interval(float(correct.mean()), len(labels))),
-            "videos": len(labels),
-            "classes": self.target.num_classes,
-        }
+
+def check_evaluations(spec: RunSpec, store: Store) -> None:
+    """Raises ConfigError or DataError where the evaluations of a spec cannot be made on a store: asked before hours of
+    training, not after."""
+    train, test, num_classes = check_store(store)
+    ClassifyArgs(num_classes, spec.eval.stride, spec.eval.crop, spec.eval.flip)
+    check_ks(spec.eval.ks, len(train))
+    if "cka" in spec.eval.names and len(test) < SMALLEST_BATCH:
+        raise ConfigError(
+            f"cka needs {SMALLEST_BATCH} test videos or more, and {store.path.name!r} has {len(test)}. Leave cka out "
+            "of the evaluations, or take another data set."
+        )
+
+
+def check_ks(ks: list[int], gallery: int) -> list[int]:
+    """The ks of a retrieval, ascending. Of the default ones those that the gallery is too small for are left out; one
+    that was asked for and cannot be is a ConfigError."""
+    wanted = sorted(set(ks))
+    legal = [k for k in wanted if 1 <= k <= gallery]
+    if legal != wanted and ks != EvalSpec().ks:
+        wrong = [k for k in wanted if k not in legal]
+        raise ConfigError(
+            f"eval.ks: k = {', '.join(map(str, wrong))} is outside 1 to {gallery}, the number of videos in the gallery "
+            "(the training split). Take smaller ones."
+        )
+    return legal

@@ -28,7 +28,7 @@ from ..errors import RunError
 from ..spec import EvalSpec, WatchSpec
 from ..tasks.base import ClipSpec
 from . import features, linear
-from .suite import Target
+from .target import Target
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 
