@@ -76,7 +76,12 @@ def card(run: Path, artifact: Artifact, spec: RunSpec) -> str:
     templates = Environment(
         loader=PackageLoader("vidssl.report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    templates.filters |= {"yaml": json.dumps, "cell": _cell, "percent": lambda value: f"{100 * value:.1f}"}
+    templates.filters |= {
+        "yaml": json.dumps,
+        "code": _code,
+        "cell": _cell,
+        "percent": lambda value: f"{100 * value:.1f}",
+    }
     return templates.get_template("card.md.jinja").render(
         artifact=artifact,
         spec=spec,
@@ -160,6 +165,10 @@ def _read_json(file: Path) -> dict[str, Any]:
         ) from error
 
 
+def _code(text: str) -> str:
+    return "`" + text.replace("`", "'") + "`"
+
+
 def _cell(text: str) -> str:
-    """Text as code, fit for a cell of a table."""
-    return "`" + text.replace("`", "'").replace("|", "\\|") + "`"
+    """Text as code in a table, where a bar would end the cell."""
+    return _code(text).replace("|", "\\|")
