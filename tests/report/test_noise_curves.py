@@ -33,9 +33,10 @@ def test_the_lines_are_the_numbers():
     assert lines["shot"].get_xydata().tolist() == [[0, 0.8], [1, 0.6], [4, 0.4]]
     assert lines["speckle"].get_xydata().tolist() == [[0, 0.8], [1, 0.7], [4, 0.2]]
     assert set(lines["chance"].get_ydata()) == {0.3}
-    drops = {line.get_label(): line.get_ydata().tolist() for line in drop.lines}
+    drops = {line.get_label(): list(line.get_ydata()) for line in drop.lines}
     assert drops["shot"] == pytest.approx([0, 0.25, 0.5])
     assert drops["speckle"] == pytest.approx([0, 0.125, 0.75])
+    assert drops["down to chance"] == pytest.approx([0.625, 0.625])  # from 0.8 to 0.3
     assert drops["mean of the noises"] == pytest.approx([0, 0.1875, 0.625])
     # 1 - (6 + 4 + 7 + 2) / 4 / 8 = 0.40625
     assert "0.406" in drop.get_title()

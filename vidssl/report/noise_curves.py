@@ -56,6 +56,8 @@ def draw_noise_curves(result: dict[str, Any], title: str) -> Figure:
     if clean["top1"]:
         means = [value for key, value in result["relative_drop"].items() if key != "mean"]
         drop.plot(at, [0.0, *means], ":", color=_MEAN, label="mean of the noises", linewidth=2)
+        # without it a curve that has nothing left to lose would look like one that noise no longer harms
+        drop.axhline(1 - result["chance"] / clean["top1"], color=_CHANCE, linestyle="--", label="down to chance")
         drop.set_ylim(bottom=min(0.0, drop.get_ylim()[0]))
         overall = result["relative_drop"]["mean"]
         _name(drop, at, f"relative drop (lower is better), mean {overall:.3f}")
