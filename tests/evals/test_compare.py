@@ -21,7 +21,7 @@ def predictions(ids: list[str], labels: list[int], answers: list[int], classes: 
 
 def test_videos_are_matched_by_id_and_counted():
     a = predictions(["v1", "v2", "v3", "v4", "v5"], [0, 1, 2, 0, 1], [0, 1, 2, 1, 0])  # right: v1 v2 v3
-    b = predictions(["v5", "v4", "v3", "v2", "v1"], [1, 0, 2, 1, 0], [1, 2, 0, 0, 0])  # right: v5 v1
+    b = predictions(["v5", "v4", "v3", "v2", "v1"], [1, 0, 2, 1, 0], [1, 2, 2, 0, 1])  # right: v5 v3
     found = compare(a, b)
     assert (found.both, found.only_a, found.only_b, found.none, found.videos) == (1, 2, 1, 1, 5)
     assert found.difference == pytest.approx(3 / 5 - 2 / 5)

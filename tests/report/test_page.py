@@ -78,6 +78,8 @@ class Parts(HTMLParser):
             self.cells.append([])
         elif tag in ("td", "th"):
             self.cells[-1].append("")
+        elif tag == "br":
+            self.cells[-1][-1] += " "
         self.addresses += [value for key, value in attrs if key in ("src", "href")]
         self.open.append(tag)
 
@@ -153,6 +155,19 @@ def test_runs_on_the_same_videos_are_compared(tmp_path):
     assert [row[:2] for row in better.rows if row[0] == "d"] == [["d", "not evaluated"]]
 
 
+def test_several_seeds_and_other_ks_are_said_and_not_bold(tmp_path):
+    a, b = folder(tmp_path / "a", wrong=range(0)), folder(tmp_path / "b", wrong=range(20))
+    (a / "stages" / "linear.json").write_text(json.dumps(classified(0.9) | {"seeds": [1.0, 0.8]}))
+    hits = {"top5": 0.5, "chance": {"top5": 0.25}, "interval": [0.2, 0.8], "gallery": 8, "queries": 4, "seconds": 0.1}
+    (b / "stages" / "retrieval.json").write_text(json.dumps(hits))
+    parts = Parts(page_of(tmp_path, a, b))
+    assert ["a", "not evaluated", "90.0 70.0 to 100.0 mean of 2 seeds", "not evaluated", "not evaluated"] in parts.rows
+    assert ["b", "not evaluated", "16.7 0.0 to 36.7", "50.0 20.0 to 80.0 top-5", "not evaluated"] in parts.rows
+    assert ["chance", "", "33.3", "25.0", ""] in parts.rows
+    assert "top-1 of 3 classes, mean of seeds: 100.0, 80.0" in [row[1] for row in parts.rows if len(row) > 1]
+    assert parts.bold == ["+83.3"]  # the pair alone, of the first seeds
+
+
 def test_what_cannot_be_compared_is_said(tmp_path):
     a, b = folder(tmp_path / "a", wrong=range(3)), folder(tmp_path / "b", wrong=range(12), **{"eval.clips": 3})
     (b / "predictions" / "linear.npz").unlink()
@@ -178,6 +193,22 @@ def test_evaluations_on_other_data_are_found(tmp_path):
     assert "mine on somewhere" not in alone
 
 
+def test_weights_without_a_run_and_unfinished_runs(tmp_path):
+    weights = tmp_path / "weights-r3d-0a1b"
+    there = folder(weights / "evals" / "there", "there", range(6), **{"task.name": "none", "data.source": "none"})
+    facts = {"path": "/secret/place/public.pt", "format": "torchvision", "sha256": "0a1b2c"}
+    (there / "summary.json").write_text(
+        json.dumps({"weights": facts, "pretrain": None, "backbone_parameters": 1234567})
+    )
+    page = page_of(tmp_path, weights)
+    assert "public.pt, format torchvision, sha256 0a1b2c" in page
+    assert "/secret/place" not in page
+    assert "1,234,567 parameters" in page
+    assert "Nothing was pre-trained here." in page
+    assert "vidssl eval --weights FILE --backbone shufflenet --on there --with finetune,retrieval" in page
+    assert "The pre-training is not finished" in page_of(tmp_path, folder(tmp_path / "begun"))
+
+
 def test_robustness_and_cka_are_shown(tmp_path):
     run = folder(tmp_path / "mine", wrong=range(6))
     entry = {"top1": 0.45, "interval": [0.3, 0.6], "relative_drop": 0.4}
@@ -188,13 +219,22 @@ def test_robustness_and_cka_are_shown(tmp_path):
         "noises": {"shot": {"1": entry}}, "relative_drop": {"1": 0.4, "mean": 0.4},
     }  # fmt: skip
     (run / "stages" / "robustness.json").write_text(json.dumps(robust))
-    (run / "stages" / "cka.json").write_text(json.dumps({"seconds": 3.0}))
+    block = {"first": 1, "last": 2, "share": 0.5, "mean": 0.3, "threshold": 0.9, "from": "<stem>", "to": "stage2"}
+    maps = {
+        "pre-trained / pre-trained": {"layers": [4, 4], "mean": 0.625, "block": block, "videos": 24, "dropped": 0},
+        "pre-trained / fine-tuned": {"layers": [4, 4], "mean": None, "block": None, "videos": 24, "dropped": 0},
+    }
+    cka = {"modules": "blocks", "batch": 8, "maps": maps, "seconds": 3.0}
+    (run / "stages" / "cka.json").write_text(json.dumps(cka))
     (run / "cka_self.png").write_bytes(b"picture")
     page = page_of(tmp_path, run)
     rows = Parts(page).rows
     assert ["", "relative drop, mean of 1 noises (lower is better)", "40.0", "", "", "", ""] in rows
     assert ["shot", "45.0 (40.0)"] in rows
     assert "noise &lt; resize" in page
+    pretrained_map = ["4 x 4", "0.625", "50.0 % of the layers, <stem> to stage2, CKA from 0.9 on", "24", "0"]
+    assert ["pre-trained / pre-trained", *pretrained_map] in rows
+    assert ["pre-trained / fine-tuned", "4 x 4", "", "", "24", "0"] in rows
     assert "data:image/png;base64,cGljdHVyZQ==" in page
     assert "made without frames" in page
 

@@ -46,8 +46,8 @@ def draw_confusion(predictions: Predictions, title: str) -> Figure:
     picture = axes.imshow(share_KK, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
     figure.colorbar(picture, ax=axes, shrink=0.8, label="share of the class's videos")
     axes.set_title(title, fontsize=11)
-    axes.set_xlabel("predicted", fontsize=9)
-    axes.set_ylabel("true", fontsize=9)
+    axes.set_xlabel("predicted" if named else "predicted (number of the class)", fontsize=9)
+    axes.set_ylabel("true" if named else "true (number of the class)", fontsize=9)
     if named:
         labels = [_short(name) for name in predictions.classes]
         axes.set_xticks(range(size), labels, rotation=90, fontsize=8)

@@ -137,7 +137,7 @@ def _evaluation_section(
             except RunError as error:
                 pictures[name].append(f"No accuracy by class and no confusion: {error}")
                 continue
-            title = f"{STAGES[name]} on {evaluation.target}"
+            title = f"{STAGES[name]} on {evaluation.target}" + ", first seed" * ("seeds" in stages[name])
             chance = stages[name]["chance"]
             pictures[name] += [
                 _picture(draw_per_class(predictions, chance, f"{title}: top-1 of each class"), "accuracy by class"),
@@ -180,7 +180,10 @@ def _rows(run: Run, evaluation: Evaluation) -> list[dict[str, Any]]:
             result = stages[name]
             clips = result.get("train", {}).get("clips_per_second")
             paper = _paper(run, evaluation)[0] if name == "finetune" else None
-            add(STAGES[name], f"top-1 of {result['classes']} classes", result["top1"], result, clips=clips, paper=paper)
+            measure = f"top-1 of {result['classes']} classes"
+            if "seeds" in result:
+                measure += f", mean of seeds: {', '.join(map(_percent, result['seeds']))}"
+            add(STAGES[name], measure, result["top1"], result, clips=clips, paper=paper)
     if "retrieval" in stages:
         result = stages["retrieval"]
         for number, (key, chance) in enumerate(result["chance"].items()):

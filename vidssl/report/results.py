@@ -11,6 +11,7 @@ from ..engine.runs import RunDirectory
 from ..errors import RunError, unknown_name
 from ..evals.predictions import Predictions
 from ..home import runs_dir
+from ..spec import from_dict, to_dict
 from .neighbours import Neighbours
 
 STAGES = {
@@ -154,6 +155,7 @@ def _content(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dic
     spec = RunDirectory(path, main=False).stored()
     assert spec is not None  # callers looked
     spec.pop("identity", None)
+    spec = to_dict(from_dict(spec))  # what an older version did not write had the value that is the default now
     stages = {file.stem: _json(file) for file in sorted((path / "stages").glob("*.json"))}
     return spec, {name: result for name, result in stages.items() if result is not None}, _json(path / "summary.json")
 

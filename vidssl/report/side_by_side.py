@@ -30,15 +30,21 @@ def side_by_side(evaluations: list[Evaluation]) -> list[dict[str, Any]]:
             for (i, j), result in compared.items():
                 a, b = labels[rows[i]], labels[rows[j]]
                 pairs.append({"stage": STAGES[stage], "a": a, "b": b, "result": result})
-            top = clearly_best([members[k].stages[stage]["top1"] for k in rows], compared) if len(rows) > 1 else None
+            heads = [headline(stage, members[k].stages[stage]) for k in rows]
+            # bold is for the number that was compared: the nearest video, and the answers of a single training
+            alike = len(rows) > 1 and not any(head["of"] for head in heads)
+            top = clearly_best([head["value"] for head in heads], compared) if alike else None
             best[stage] = None if top is None else rows[top]
         found.append(
             {
                 "target": target,
                 "members": members,
                 "labels": labels,
+                "cells": [
+                    {stage: headline(stage, member.stages[stage]) for stage in COMPARED if stage in member.stages}
+                    for member in members
+                ],
                 "best": best,
-                "chances": [_chance(stage, members) for stage in COMPARED],
                 "pairs": pairs,
                 "problems": problems,
                 "protocol": differing([_protocol(member.spec) for member in members]),
@@ -53,13 +59,16 @@ def _labels(members: list[Evaluation]) -> list[str]:
     return runs if len(set(runs)) == len(runs) else [member.label for member in members]
 
 
-def _chance(stage: str, members: list[Evaluation]) -> float | None:
-    """Of the first that has the stage: it is a property of the data set."""
-    for member in members:
-        if stage in member.stages:
-            chance = member.stages[stage]["chance"]
-            return chance["top1"] if stage == "retrieval" else chance
-    return None
+def headline(stage: str, result: dict[str, Any]) -> dict[str, Any]:
+    """The number that stands for a stage, its interval and chance, and under `of` what it is where it is another than
+    top-1 of one training."""
+    if stage == "retrieval":
+        key = next(iter(result["chance"]))
+        of = "" if key == "top1" else f"top-{key.removeprefix('top')}"
+        return {"value": result[key], "interval": result["interval"], "chance": result["chance"][key], "of": of}
+    seeds = len(result.get("seeds", ()))
+    of = f"mean of {seeds} seeds" if seeds else ""
+    return {"value": result["top1"], "interval": result["interval"], "chance": result["chance"], "of": of}
 
 
 def _pairs(
