@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from .cli_lists import Json, list_app
+from .cli_results import AllowPickle, results_app
 from .errors import VidsslError
 
 app = typer.Typer(
@@ -25,13 +26,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-list_app = typer.Typer(no_args_is_help=True, help="Show what there is: tasks, backbones, data, runs.")
-app.add_typer(list_app, name="list")
 
-AllowPickle = Annotated[
-    bool, typer.Option("--allow-pickle", help="Unpickle the weights if need be: runs any code that is in the file.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+app.add_typer(results_app)  # without a name, so that its verbs are the program's own
+app.add_typer(list_app, name="list")
 
 
 @app.callback()
@@ -126,52 +124,6 @@ def run(
             print(json.dumps(summary))
 
 
-@app.command("eval")
-def eval_(
-    on: Annotated[str, typer.Option(help="Data set to evaluate on.")],
-    run: Annotated[
-        Path | None,
-        typer.Argument(metavar="RUN", help="A finished run's folder (or its name under $VIDSSL_HOME/runs)."),
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="Instead of a run, a file of weights: public, or a run's model.safetensors.")
-    ] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="The network that the weights are of; see `vidssl list backbones`.")
-    ] = None,
-    allow_pickle: AllowPickle = False,
-    evals: Annotated[str, typer.Option("--with", help="finetune,linear,retrieval,robustness,cka; all; none")] = (
-        "finetune,linear,retrieval"
-    ),
-    against: Annotated[
-        list[Path] | None, typer.Option(help="Another run: its layers beside this network's, by CKA. May be repeated.")
-    ] = None,
-    sets: Annotated[
-        list[str] | None, typer.Option("--set", help="section.key=value, for example finetune.epochs=10")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Another folder for the results.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on the last line.")] = False,
-) -> None:
-    """Evaluate a finished run, or a file of weights, on a data set; nothing is done twice.
-
-    Results go into RUN/evals/DATASET, or into $VIDSSL_HOME/runs/weights-BACKBONE-HASH/evals/DATASET.
-    """
-    from .engine.progress import Reporter
-    from .evals.names import parse_names
-    from .evaluate import evaluate
-    from .report.table import show_run
-    from .spec import parse_override
-
-    changes = dict(parse_override(text) for text in sets or [])
-    reporter = Reporter()
-    names = parse_names(evals)
-    summary = evaluate(run, weights, backbone, allow_pickle, on, names, changes, out, reporter, against or [])
-    if not reporter.quiet:
-        show_run(summary, Console())
-        if as_json:
-            print(json.dumps(summary))
-
-
 @app.command()
 def prep(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="folder (your videos) or embedded.")],
@@ -250,100 +202,6 @@ def doctor(as_json: Json = False) -> None:
         console.print("ready" if found["works"] else f"not ready: {broken} does not import")
     if not found["works"]:
         raise typer.Exit(1)
-
-
-@list_app.command("tasks")
-def list_tasks(as_json: Json = False) -> None:
-    """Pretext tasks: group (S, T, ST), clips a video, frames needed, labels and chance at each level, paper."""
-    from .report.listing import task_rows, task_table
-
-    rows = task_rows()
-    if as_json:
-        _show(rows, as_json)
-    else:
-        shown, caption = task_table(rows)
-        _show(shown, as_json, caption=caption)
-
-
-@list_app.command("backbones")
-def list_backbones(as_json: Json = False) -> None:
-    """Networks and their variants: parameters, cost at 16x112x112, feature width, origin, the paper's count."""
-    from .report.listing import backbone_rows, backbone_table
-
-    rows = backbone_rows()
-    if as_json:
-        _show(rows, as_json)
-    else:
-        shown, caption = backbone_table(rows)
-        _show(shown, as_json, caption=caption)
-
-
-@list_app.command("data")
-def list_data(as_json: Json = False) -> None:
-    """Prepared data sets."""
-    from .report.listing import data_rows
-
-    _show(
-        data_rows(),
-        as_json,
-        empty="nothing is prepared yet: `vidssl prep folder --source DIR --name NAME`",
-        columns=("name", "train", "test", "videos", "classes", "hours", "megabytes", "format", "picture", "problem"),
-    )
-
-
-@list_app.command("runs")
-def list_runs(as_json: Json = False) -> None:
-    """Runs under $VIDSSL_HOME/runs, with their numbers where they are finished."""
-    from .report.listing import run_rows
-
-    _show(run_rows(), as_json, empty="no run yet: `vidssl run`")
-
-
-def _show(
-    rows: list[dict[str, Any]],
-    as_json: bool,
-    empty: str = "nothing",
-    columns: tuple[str, ...] = (),
-    caption: str | None = None,
-) -> None:
-    if as_json:
-        print(json.dumps(rows))
-        return
-    if not rows:
-        print(empty)
-        return
-    there = dict.fromkeys(key for row in rows for key in row)
-    keys = [key for key in columns or there if key in there]
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for key in keys:
-        # names are there to be typed again: broken over two lines rather than cut; numbers are never broken
-        number = all(isinstance(row.get(key), int | float | None) for row in rows)
-        longest = max(len(_cell(row.get(key))) for row in rows)
-        table.add_column(
-            key.replace("_", " "),
-            overflow="fold",
-            no_wrap=number,
-            justify="right" if number else "left",
-            min_width=min(longest, 14) if key == keys[0] else None,
-        )
-    for row in rows:
-        table.add_row(*[_cell(row.get(key)) for key in keys])
-    console = Console()
-    console.print(table)
-    if caption:
-        console.print(caption)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def main() -> None:

@@ -1,0 +1,109 @@
+"""`vidssl list`: tables of what there is, or JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+list_app = typer.Typer(no_args_is_help=True, help="Show what there is: tasks, backbones, data, runs.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@list_app.command("tasks")
+def list_tasks(as_json: Json = False) -> None:
+    """Pretext tasks: group (S, T, ST), clips a video, frames needed, labels and chance at each level, paper."""
+    from .report.listing import task_rows, task_table
+
+    rows = task_rows()
+    if as_json:
+        _show(rows, as_json)
+    else:
+        shown, caption = task_table(rows)
+        _show(shown, as_json, caption=caption)
+
+
+@list_app.command("backbones")
+def list_backbones(as_json: Json = False) -> None:
+    """Networks and their variants: parameters, cost at 16x112x112, feature width, origin, the paper's count."""
+    from .report.listing import backbone_rows, backbone_table
+
+    rows = backbone_rows()
+    if as_json:
+        _show(rows, as_json)
+    else:
+        shown, caption = backbone_table(rows)
+        _show(shown, as_json, caption=caption)
+
+
+@list_app.command("data")
+def list_data(as_json: Json = False) -> None:
+    """Prepared data sets."""
+    from .report.listing import data_rows
+
+    _show(
+        data_rows(),
+        as_json,
+        empty="nothing is prepared yet: `vidssl prep folder --source DIR --name NAME`",
+        columns=("name", "train", "test", "videos", "classes", "hours", "megabytes", "format", "picture", "problem"),
+    )
+
+
+@list_app.command("runs")
+def list_runs(as_json: Json = False) -> None:
+    """Runs under $VIDSSL_HOME/runs, with their numbers where they are finished."""
+    from .report.listing import run_rows
+
+    _show(run_rows(), as_json, empty="no run yet: `vidssl run`")
+
+
+def _show(
+    rows: list[dict[str, Any]],
+    as_json: bool,
+    empty: str = "nothing",
+    columns: tuple[str, ...] = (),
+    caption: str | None = None,
+) -> None:
+    if as_json:
+        print(json.dumps(rows))
+        return
+    if not rows:
+        print(empty)
+        return
+    there = dict.fromkeys(key for row in rows for key in row)
+    keys = [key for key in columns or there if key in there]
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for key in keys:
+        # names are there to be typed again: broken over two lines rather than cut; numbers are never broken
+        number = all(isinstance(row.get(key), int | float | None) for row in rows)
+        longest = max(len(_cell(row.get(key))) for row in rows)
+        table.add_column(
+            key.replace("_", " "),
+            overflow="fold",
+            no_wrap=number,
+            justify="right" if number else "left",
+            min_width=min(longest, 14) if key == keys[0] else None,
+        )
+    for row in rows:
+        table.add_row(*[_cell(row.get(key)) for key in keys])
+    console = Console()
+    console.print(table)
+    if caption:
+        console.print(caption)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
