@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from html.parser import HTMLParser
@@ -14,9 +15,18 @@ import tomli_w
 from vidssl.data.store import open_store
 from vidssl.errors import ConfigError, RunError
 from vidssl.evals.predictions import Predictions
+from vidssl.report import page as page_module
 from vidssl.report.confusion import draw_confusion, draw_per_class, most_confused
+from vidssl.report.curves import png
 from vidssl.report.report_verb import report_verb
 from vidssl.spec import RunSpec, override, to_dict
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Figures are made and not rendered, which takes most of the time; one test renders them."""
+    monkeypatch.setattr(page_module, "png", lambda figure: b"picture of " + type(figure).__name__.encode())
+
 
 CLASSES = ["<b>left</b>", "right", "still"]
 LABELS = [0] * 8 + [1] * 8 + [2] * 8
@@ -98,7 +108,8 @@ def page_of(tmp_path: Path, *runs: Path, frames: bool = False) -> str:
     return report_verb([str(run) for run in runs], tmp_path / "out.html", frames).read_text()
 
 
-def test_one_run_its_numbers_and_what_is_missing(tmp_path):
+def test_one_run_its_numbers_and_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(page_module, "png", png)
     run = pretrained(folder(tmp_path / "mine", wrong=range(6)))
     page = page_of(tmp_path, run)
     parts = Parts(page)
@@ -107,7 +118,9 @@ def test_one_run_its_numbers_and_what_is_missing(tmp_path):
     assert "Not evaluated: fine-tuning, retrieval, robustness to noise, CKA." in page
     assert "vidssl eval mine --on somewhere --with finetune,retrieval,robustness,cka" in page
     assert "No number of the paper stands beside these: source x, the paper&#39;s k400" in page
-    assert len(re.findall("<figure>", page)) == 3  # curves, classes, confusion
+    pictures = re.findall('src="data:image/png;base64,([^"]+)"', page)
+    assert len(pictures) == 3  # curves, classes, confusion
+    assert all(base64.b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
     assert "Compared on" not in page
 
 
@@ -226,6 +239,8 @@ def test_robustness_and_cka_are_shown(tmp_path):
     }
     cka = {"modules": "blocks", "batch": 8, "maps": maps, "seconds": 3.0}
     (run / "stages" / "cka.json").write_text(json.dumps(cka))
+    other = {"pre-trained / other": {**maps["pre-trained / fine-tuned"], "layers": [4, 7]}}
+    (run / "stages" / "cka-other.json").write_text(json.dumps(cka | {"maps": other}))
     (run / "cka_self.png").write_bytes(b"picture")
     page = page_of(tmp_path, run)
     rows = Parts(page).rows
@@ -235,6 +250,7 @@ def test_robustness_and_cka_are_shown(tmp_path):
     pretrained_map = ["4 x 4", "0.625", "50.0 % of the layers, <stem> to stage2, CKA from 0.9 on", "24", "0"]
     assert ["pre-trained / pre-trained", *pretrained_map] in rows
     assert ["pre-trained / fine-tuned", "4 x 4", "", "", "24", "0"] in rows
+    assert ["pre-trained / other", "4 x 7", "", "", "24", "0"] in rows
     assert "data:image/png;base64,cGljdHVyZQ==" in page
     assert "made without frames" in page
 

@@ -149,7 +149,8 @@ def _evaluation_section(
         pictures["retrieval"].append(_retrieval_picture(evaluation, open_decoder))
     if "robustness" in stages:
         pictures["robustness"] = _noise_pictures(run, evaluation, open_decoder, noises_shown)
-    if "cka" in stages:
+    cka = [result for name, result in stages.items() if name.partition("-")[0] == "cka"]
+    if cka:
         pictures["cka"] = [_inline(path.read_bytes(), path.stem) for path in sorted(evaluation.path.glob("cka_*.png"))]
     return {
         "evaluation": evaluation,
@@ -158,6 +159,7 @@ def _evaluation_section(
         "warnings": [text for name in stages for text in stages[name].get("train", {}).get("warnings", {}).values()],
         "pictures": pictures,
         "confused": confused,
+        "cka": cka,
         "rule": RULE,
         "missing": [STAGES[name] for name in missing],
         "command": f"vidssl eval {what} --on {target} --with {','.join(missing)}",

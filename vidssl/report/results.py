@@ -31,7 +31,7 @@ class Evaluation:
     Args:
         run: name of the run that it is of. label: as it is called on the page; no two alike.
         spec: the content of spec.toml without its hashes.
-        stages: name -> result, of the finished ones.
+        stages: name -> result, of the finished ones; "cka-OTHER" is CKA with the network of another run.
     """
 
     run: str
@@ -147,7 +147,8 @@ def _read_run(folder: Path, name: str) -> Run:
 
 def _read_evaluation(path: Path, run: str, label: str) -> Evaluation:
     spec, stages, _ = _content(path)
-    return Evaluation(run, label, path, spec, {key: stages[key] for key in STAGES if key in stages})
+    others = [key for key in stages if key.startswith("cka-")]  # maps beside other runs' networks
+    return Evaluation(run, label, path, spec, {key: stages[key] for key in (*STAGES, *others) if key in stages})
 
 
 def _content(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, Any] | None]:
