@@ -62,12 +62,12 @@ def _write_npz(draft: Path, table: Table, pieces: Iterator[np.ndarray], width: i
     if table.frames_VKT is not None:
         arrays["frame_indices"] = table.frames_VKT
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(rows), *clips, width)}
-    # member by member, so that no more than a piece is in memory; a ZipInfo of its own has no clock in it
+    # as np.savez does, but member by member, so that no more than a piece is in memory
     with zipfile.ZipFile(draft, "w") as archive:
         for name, array in arrays.items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
-        with archive.open(zipfile.ZipInfo("features.npy"), "w", force_zip64=True) as member:
+        with archive.open("features.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array_header_1_0(member, header)
             for features in pieces:
                 member.write(features.astype("<f4", copy=False).tobytes())

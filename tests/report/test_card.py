@@ -57,7 +57,7 @@ def test_the_head_is_what_the_hub_reads(run):
 
 def test_every_number_with_its_interval_and_chance(run):
     spec = make_run(run)
-    other = make_run(run / "evals" / "other", data__target="other")
+    other = make_run(run / "evals" / "other", data__target="this|that")
     scores = {"top1": 0.5, "chance": 0.2, "interval": [0.41, 0.59], "videos": 40, "classes": 5}
     robust = {"table": "video", "relative_drop": {"mean": 0.123}, "videos": 40}
     pretrain = json.loads((run / "summary.json").read_text())["pretrain"]
@@ -69,8 +69,8 @@ def test_every_number_with_its_interval_and_chance(run):
         ["mine", "linear", "top-1 of 3 classes", "67.9", "60.1 to 74.2", "33.3", "96"],
         ["mine", "retrieval", "top-1, gallery of 480", "25.0", "20.0 to 31.0", "10.0", "96"],
         ["mine", "retrieval", "top-5, gallery of 480", "50.0", "", "30.0", "96"],
-        ["other", "finetune", "top-1 of 5 classes", "50.0", "41.0 to 59.0", "20.0", "40"],
-        ["other", "robustness", LOST, "12.3", "", "", "40"],
+        ["this|that", "finetune", "top-1 of 5 classes", "50.0", "41.0 to 59.0", "20.0", "40"],
+        ["this|that", "robustness", LOST, "12.3", "", "", "40"],
     ]
     shown = dict(row for row in facts if row[0])
     assert shown["parameters"] == "1,012"
