@@ -185,11 +185,11 @@ def test_what_cannot_be_compared_is_said(tmp_path):
     a, b = folder(tmp_path / "a", wrong=range(3)), folder(tmp_path / "b", wrong=range(12), **{"eval.clips": 3})
     (b / "predictions" / "linear.npz").unlink()
     page = page_of(tmp_path, a, b)
-    assert "Not compared: linear probe, b: its predictions were not kept" in page
+    assert "<li>linear probe, b: predictions were not kept" in page
     assert not Parts(page).bold
     assert re.search(r"Not evaluated alike:\s+eval.clips is 10 or 3\.", page)
     predictions(range(12), ["x", "right", "still"]).save(b / "predictions" / "linear.npz")
-    assert "Not compared: linear probe, a and b: the two runs know different classes" in page_of(tmp_path, a, b)
+    assert "<li>linear probe, a and b: the two runs know different classes" in page_of(tmp_path, a, b)
 
 
 def test_evaluations_on_other_data_are_found(tmp_path):
@@ -260,7 +260,7 @@ def test_retrieval_examples_come_from_the_store(tmp_path, tiny_store):
     run = folder(tmp_path / "mine", str(tiny_store), None)
     hits = {"top1": 0.5, "chance": {"top1": 0.25}, "interval": [0.2, 0.8], "gallery": 8, "queries": 4, "seconds": 0.1}
     (run / "stages" / "retrieval.json").write_text(json.dumps(hits))
-    assert "No examples: its nearest neighbours were not kept" in page_of(tmp_path, run, frames=True)
+    assert "No examples: nearest neighbours were not kept" in page_of(tmp_path, run, frames=True)
     np.savez(
         run / "neighbours.npz",
         queries=store.ids[:4],

@@ -79,7 +79,8 @@ class Run:
 def _require(path: Path, what: str) -> Path:
     if not path.exists():
         raise RunError(
-            f"its {what} were not kept (there is no {path.name}). `vidssl eval RUN --on DATA --out DIR` keeps them."
+            f"{what} were not kept ({path.name} is missing): made by an older version? `vidssl eval RUN --on DATA "
+            "--out DIR` makes them."
         )
     return path
 

@@ -76,12 +76,13 @@ def _pairs(
 ) -> tuple[dict[tuple[int, int], Comparison], list[str]]:
     """Every pair of evaluations that can be compared, and why others cannot."""
     kept: dict[int, Any] = {}
-    problems = []
+    missing: dict[str, list[str]] = {}
     for k, member in enumerate(members):
         try:
             kept[k] = member.neighbours() if stage == "retrieval" else member.predictions(stage)
         except RunError as error:
-            problems.append(f"{STAGES[stage]}, {labels[k]}: {error}")
+            missing.setdefault(str(error), []).append(labels[k])
+    problems = [f"{STAGES[stage]}, {', '.join(names)}: {error}" for error, names in missing.items()]
     compared = {}
     for i, j in combinations(kept, 2):
         try:
