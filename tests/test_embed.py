@@ -15,7 +15,7 @@ from vidssl import create_backbone, embed, load_weights
 from vidssl.data.decode import open_decoder
 from vidssl.data.decode.base import ClipRequest
 from vidssl.data.store import open_store
-from vidssl.embed import Wanted, embed_verb, map_feature
+from vidssl.embed import Wanted, embed_verb
 from vidssl.engine.progress import Reporter
 from vidssl.errors import ConfigError, DataError, RunError
 from vidssl.pretrained import open_run
@@ -181,17 +181,18 @@ def test_one_split_alone(run, tiny_store, tmp_path):
         assert file["labels"].tolist() == store.labels[[4, 9]].tolist()
 
 
-def test_map_feature():
-    map_BDTHW = torch.arange(2 * 3 * 5, dtype=torch.float32).view(1, 1, 2, 3, 5)
-    # rows 0 and 1 of each slice, columns 0-1 and 2-3; the third row and the fifth column are left over
-    assert map_feature(map_BDTHW).tolist() == [[6.0, 8.0, 21.0, 23.0]]
-    assert map_feature(torch.zeros(2, 512, 2, 7, 7)).shape == (2, 9216)
-    with pytest.raises(ConfigError, match="1x4 places"):
-        map_feature(torch.zeros(1, 8, 2, 1, 4))
-
-
-def test_map_features_are_as_wide_as_the_map_says(run, tiny_store, tmp_path):
+def test_map_features(run, tiny_store, tmp_path):
     assert make(run, tiny_store, tmp_path / "f.npz", clips=1, feature="map")["width"] == 12 * 2 * 2 * 2
+    backbone = open_run(run, {}).backbone
+    store = open_store(tiny_store)
+    middle = np.arange(4) + (int(store.frames[0]) - 4) // 2
+    frames = open_decoder("pyav", store).decode([ClipRequest(0, middle)])
+    with torch.inference_mode():
+        map_DTHW = backbone(centre_clip(frames, 16))[0].numpy()
+    corner = map_DTHW[:, :, :2, :2].max(axis=(2, 3))
+    with np.load(tmp_path / "f.npz") as file:
+        kept_DTHW = file["features"][0].reshape(12, 2, 2, 2)
+    np.testing.assert_allclose(kept_DTHW[:, :, 0, 0], corner, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -22,11 +22,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from .backbones.base import Backbone
 from .data.decode import open_decoder
 from .data.decode.auto import choose_decoder
 from .data.store import Store
@@ -34,7 +32,7 @@ from .engine.progress import Reporter
 from .engine.runs import write_atomic
 from .engine.setup import build_accelerator, resolve_engine
 from .errors import ConfigError, DataError, RunError, unknown_name
-from .evals.features import clip_batches, clip_indices
+from .evals.features import FEATURES, clip_batches, clip_indices, feature
 from .feature_file import FORMATS, Table, read_about, write_features
 from .pretrained import Pretrained, open_run, open_weights
 from .resolve import leave_together, open_data, processes
@@ -44,7 +42,7 @@ from .tasks.base import ClipSpec
 PIECE = 200
 """Videos that are computed between two writes to disk."""
 
-SPLITS, FEATURES = ("train", "test", "all"), ("pooled", "map")
+SPLITS = ("train", "test", "all")
 SETTINGS = (
     "data.frames",
     "data.size",
@@ -67,7 +65,7 @@ class Wanted:
     Args:
         split: "train", "test" or "all".
         clips: K, evenly spaced clips a video.
-        feature: "pooled" is [D], the mean of the map; "map" the map's 2x2 maxima, flattened (see `map_feature`).
+        feature: "pooled" or "map", see `evals.features.feature`.
         average: over the clips of a video.
 
     Raises ConfigError on a value that is none of these.
@@ -145,7 +143,7 @@ def embed(
         `out`, `videos`, `clips` a video, `width` D of a feature, `seconds` (0 where it was there).
 
     Raises:
-        ConfigError: a clip that the backbone cannot take; a map too small for "map".
+        ConfigError: a clip that the backbone cannot take.
         DataError: no video in the split.
         RunError: features of another request are there; they stay. Features that are not finite.
     """
@@ -175,7 +173,7 @@ def embed(
     begun = time.perf_counter()
     engine = resolve_engine(replace(spec.engine, precision=precision), torch.cuda.is_available())
     accelerator = build_accelerator(engine)
-    network = _network(backbone.to(accelerator.device), wanted.feature)
+    network = feature(backbone.to(accelerator.device), wanted.feature)
     with torch.inference_mode(), accelerator.autocast():
         nothing = torch.zeros(1, 3, clip.frames, clip.size, clip.size, device=accelerator.device)
         width = network(nothing).shape[1]
@@ -238,26 +236,6 @@ def _compute(
             _keep(files[first], features_ND.reshape(-1, wanted.clips, features_ND.shape[1]), wanted.average)
     accelerator.wait_for_everyone()
     return list(files.values())
-
-
-def map_feature(map_BDTHW: torch.Tensor) -> torch.Tensor:
-    """Maxima of the map over 2x2 places of each slice, flattened to [B, D * T' * (H' // 2) * (W' // 2)].
-
-    The retrieval feature of Xu et al., "Self-Supervised Spatiotemporal Learning via Video Clip Order Prediction", CVPR
-    2019 (xudejing/video-clip-order-prediction:retrieve_clips.py): 9216 numbers of a 512x2x7x7 map. Raises ConfigError
-    where a slice has less than 2x2 places.
-    """
-    height, width = map_BDTHW.shape[3:]
-    if min(height, width) < 2:
-        raise ConfigError(
-            f"the last map has {height}x{width} places and its 2x2 maxima need two each way. Take --feature pooled, or "
-            "larger clips with --set data.size=..."
-        )
-    return F.max_pool3d(map_BDTHW, (1, 2, 2)).flatten(1)
-
-
-def _network(backbone: Backbone, feature: str) -> Network:
-    return backbone.pooled if feature == "pooled" else lambda x_BCTHW: map_feature(backbone(x_BCTHW))
 
 
 def _rows(store: Store, split: str) -> np.ndarray:
