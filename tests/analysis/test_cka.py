@@ -200,7 +200,9 @@ def test_two_checkpoints_of_a_backbone():
     one = create_backbone("shufflenet", width=0.5)
     other = create_backbone("shufflenet", width=0.5)
     other.load_state_dict(one.state_dict())
+    before = {key: value.clone() for key, value in one.state_dict().items()}
     same = compare(one, other, clips(2, 6))
+    assert all(torch.equal(value, before[key]) for key, value in one.state_dict().items())  # in eval mode
     assert same.names_x == list(one.taps)
     assert same.values_LL.diagonal() == pytest.approx(np.ones(len(one.taps)), abs=1e-6)
     assert same.blocks() is None
@@ -208,9 +210,9 @@ def test_two_checkpoints_of_a_backbone():
         for parameter in other.layer3.parameters():
             parameter.normal_()
     changed = compare(one, other, clips(2, 6)).values_LL.diagonal()
-    before = [name.startswith("layer3") for name in one.taps].index(True)
-    assert changed[:before] == pytest.approx(np.ones(before), abs=1e-6)
-    assert (changed[before:] < 0.999).all()
+    kept = [name.startswith("layer3") for name in one.taps].index(True)
+    assert changed[:kept] == pytest.approx(np.ones(kept), abs=1e-6)
+    assert (changed[kept:] < 0.999).all()
 
 
 def test_batches_that_cannot_be_compared():
@@ -221,6 +223,10 @@ def test_batches_that_cannot_be_compared():
         compare(network, network, [])
     with pytest.raises(RunError, match="outputs of first, dead, last are NaN"):
         compare(network, network, [torch.full((4, 3, 2, 2, 2), torch.nan)])
+    diverged = Counted(5, value=math.inf)
+    for pair in ((diverged, network), (network, diverged)):
+        with pytest.raises(RunError, match="outputs of last are NaN or infinite"):
+            compare(*pair, small(1, 4))
 
 
 def test_ranks_are_summed_and_a_rank_with_only_a_short_batch_is_dropped(monkeypatch):

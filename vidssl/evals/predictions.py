@@ -24,7 +24,7 @@ class Predictions:
     Args:
         ids: of the store.
         labels: int64 [V], the true classes.
-        probabilities_VK: float64, averaged over the clips of a video, and over repetitions where there are several.
+        probabilities_VK: float64, of the averaged clips of a video; of one training.
         classes: names, in the order of the columns.
     """
 
