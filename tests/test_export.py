@@ -24,6 +24,7 @@ from .finished import CLASSES, digest, make_finetuned, make_run, small_net  # no
 
 QUIET = Reporter(quiet=True)
 PAPER = ("shufflenet", "squeezenet", "mobilenet", "c3d", "r3d", "r21d", "videoswin")
+QUICK = (("squeezenet", "onnx"), ("r21d", "torch-export"))
 
 
 @pytest.fixture
@@ -157,9 +158,14 @@ def test_without_a_runtime_the_reference_of_onnx_checks(run, tmp_path, monkeypat
     assert made.difference <= 1e-5
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("format", ["torch-export", "onnx"])
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        pytest.param(name, format, marks=() if (name, format) in QUICK else pytest.mark.slow)
+        for name in PAPER
+        for format in ("torch-export", "onnx")
+    ],
+)
 def test_the_benchmarks_networks(tmp_path, name, format):
     make_run(tmp_path / "run", backbone=name, frames=8, size=32)
     made = export(tmp_path / "run", format, tmp_path / f"net{SUFFIXES[format]}", None, QUIET)
