@@ -426,3 +426,61 @@ def test_a_run_of_a_gpu_is_evaluated_without_one_but_not_gone_on_with(finished, 
     summary = json.loads(again.stdout.splitlines()[-1])
     assert (summary["spec"]["engine"]["precision"], summary["spec"]["engine"]["compile"]) == ("fp32", "off")
     assert summary["evals"]["retrieval"]["top1"] == numbers(finished[0])[1]["retrieval"]["top1"]
+
+
+def test_what_a_run_was_made_with_is_evaluated_in_its_own_folder(finished, home, tmp_path):
+    """Nothing is fine-tuned a second time; the summary grows."""
+    out = tmp_path / "run"
+    shutil.copytree(finished[0], out, ignore=shutil.ignore_patterns("evals"))
+    kept = (out / "stages" / "finetune.json").stat().st_mtime_ns
+    done = vidssl("eval", out, "--on", "tiny", "--with", "robustness", "--json", home=home)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert summary["directory"] == str(out)
+    assert set(summary["evals"]) == {"finetune", "linear", "retrieval", "robustness"}
+    assert summary["evals"]["robustness"]["clean"]["top1"] == summary["evals"]["finetune"]["top1"]
+    assert (out / "stages" / "finetune.json").stat().st_mtime_ns == kept
+    assert numbers(out)[0] == numbers(finished[0])[0]
+    assert "severity 5" in done.stdout
+
+    refused = vidssl("eval", out, "--on", "tiny", "--with", "cka", home=home)
+    assert refused.returncode == 2
+    assert "cka needs 4 test videos or more, and 'tiny' has 3" in refused.stderr
+
+
+def test_all_evaluations_on_other_data_then_the_report(finished, home, tiny_source, tmp_path):
+    source = tmp_path / "videos"
+    shutil.copytree(tiny_source, source)
+    files = sorted(path.relative_to(source).as_posix() for path in source.rglob("*.mp4"))
+    for split, part in (("train", "01"), ("test", "23")):
+        rows = [f"{name},{name.partition('/')[0]}" for name in files if name.rpartition("/")[2][0] in part]
+        (source / f"{split}.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+    prepared = vidssl("prep", "folder", "--source", source, "--name", "halves", "--short-side", 48, home=home)
+    assert prepared.returncode == 0, prepared.stderr
+    words = (
+        *("eval", finished[0], "--on", "halves", "--with", "all", "--against", finished[0]),
+        *("--set", "eval.noise_kinds=['shot']", "--set", "eval.noise_severities=[1, 5]", "--set", "eval.cka_batch=4"),
+        *("--set", "finetune.epochs=1", "--set", "eval.seeds=2", "--out", tmp_path / "evals"),
+    )
+    done = vidssl(*words, "--json", home=home)
+    assert done.returncode == 0, done.stderr
+    evals = json.loads(done.stdout.splitlines()[-1])["evals"]
+    assert set(evals) == {"finetune", "linear", "retrieval", "robustness", "cka", f"cka-{finished[0].name}"}
+    assert len(evals["finetune"]["seeds"]) == 2
+    assert list(evals["robustness"]["noises"]["shot"]) == ["1", "5"]
+    assert evals["cka"]["maps"]["pre-trained / pre-trained"]["dropped"] == 2, "6 test videos in minibatches of 4"
+    itself = evals[f"cka-{finished[0].name}"]["maps"]
+    assert itself[f"pre-trained / {finished[0].name}"]["mean"] == pytest.approx(
+        evals["cka"]["maps"]["pre-trained / pre-trained"]["mean"], abs=0.2
+    )
+    files = {path.relative_to(tmp_path / "evals").as_posix() for path in (tmp_path / "evals").rglob("*.*")}
+    assert {"finetuned.safetensors", "neighbours.npz", "predictions/finetune.npz", "predictions/linear.npz"} <= files
+    stages = {path: path.stat().st_mtime_ns for path in (tmp_path / "evals" / "stages").iterdir()}
+    assert vidssl(*words, home=home).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "evals" / "stages").iterdir()} == stages
+
+    page = vidssl("report", tmp_path / "evals", "--out", tmp_path / "report.html", home=home)
+    assert page.returncode == 0, page.stderr
+    text = (tmp_path / "report.html").read_text()
+    assert text.count("data:image") >= 6
+    assert "robustness" in text

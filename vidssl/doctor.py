@@ -19,6 +19,8 @@ _PARTS = {  # import name -> (distribution, what it is for, what happens without
     "numba": ("numba", "plans of epochs, depthwise gradients, noise", "nothing trains"),
     "pyarrow": ("pyarrow", "manifests and indices", "no data set can be opened"),
     "matplotlib": ("matplotlib", "pictures", "no preview"),
+    "jinja2": ("jinja2", "reports and model cards", "neither is written"),
+    "onnx": ("onnx", "export to ONNX (extra: vidssl[export])", "the other formats of export work"),
 }
 
 

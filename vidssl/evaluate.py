@@ -240,7 +240,8 @@ def _evaluate(
     kept = run.stored()
     spec, store = resolved.spec, resolved.target
     assert store is not None
-    check_evaluations(spec, store)
+    checked = [*names, *(["cka"] if against else [])]
+    check_evaluations(override(spec, {"eval.names": checked}), store)
     accelerator = build_accelerator(spec.engine)
     if kept is None:
         data = replace(spec.data, target=on, target_decoder="auto")

@@ -92,7 +92,8 @@ def _clips(target: Target, spec: RunSpec, context: Context, title: str) -> Itera
     batches = np.split(rows, range(batch, len(rows), batch))[accelerator.process_index :: accelerator.num_processes]
     mine = np.concatenate(batches) if batches else rows[:0]
     clip = ClipSpec(spec.data.frames, spec.data.size)
-    with context.reporter.meter(f"CKA, {title}", len(mine)) as meter, context.accelerator.autocast():
+    # in full precision: bf16 would round the outputs that are compared
+    with context.reporter.meter(f"CKA, {title}", len(mine)) as meter:
         for positions, x_BCTHW in clip_batches(target.decoder, mine, clip, 1, batch, spec.eval.stride):
             yield x_BCTHW
             meter.update(int(positions[-1]) + 1)

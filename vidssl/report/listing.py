@@ -155,6 +155,6 @@ def run_rows() -> list[dict[str, Any]]:
         if summary.exists():
             content = json.loads(summary.read_text())
             row |= {"state": "finished", "pretext": content["pretrain"]["value"]}
-            row |= {name: result["top1"] for name, result in content["evals"].items()}
+            row |= {name: result["top1"] for name, result in content["evals"].items() if "top1" in result}
         rows.append(row)
     return rows

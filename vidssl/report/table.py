@@ -51,7 +51,32 @@ def run_table(summary: dict[str, Any]) -> Table:
                 _percent(chance),
                 f"{result['seconds']:.0f}" if first else "",
             )
+    if "robustness" in evals:
+        _add_robustness(table, evals["robustness"])
+    for name, result in evals.items():
+        if name.partition("-")[0] == "cka":
+            _add_cka(table, name, result)
     return table
+
+
+def _add_robustness(table: Table, result: dict[str, Any]) -> None:
+    """Accuracy over the same videos clean and under noise, a row a severity, each the mean of the kinds."""
+    noises, chance = result["noises"], _percent(result["chance"])
+    clean = result["clean"]
+    seconds = f"{result['seconds']:.0f}"
+    table.add_row("robustness", "clean", _percent(clean["top1"]), _interval(clean), chance, seconds)
+    for severity in next(iter(noises.values())):
+        kinds = [each[severity]["top1"] for each in noises.values()]
+        drop = result["relative_drop"][severity]
+        lost = "" if drop is None else f", {_percent(drop)} % lost"
+        table.add_row("", f"severity {severity}{lost}", _percent(sum(kinds) / len(kinds)), "", chance, "")
+
+
+def _add_cka(table: Table, name: str, result: dict[str, Any]) -> None:
+    for index, (pair, found) in enumerate(result["maps"].items()):
+        mean = "" if found["mean"] is None else f"{100 * found['mean']:.1f}"
+        seconds = f"{result['seconds']:.0f}" if index == 0 else ""
+        table.add_row(name if index == 0 else "", f"{pair}, mean of {found['layers'][0]}", mean, "", "", seconds)
 
 
 def show_run(summary: dict[str, Any], console: Console) -> None:
