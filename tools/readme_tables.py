@@ -2,7 +2,8 @@
 
 python tools/readme_tables.py                      rewrites what stands between <!-- table: NAME --> and <!-- end -->
 python tools/readme_tables.py --check              exit status 1 where the README differs from the results
-python tools/readme_tables.py --record RUN         first keeps a finished run's numbers in results
+python tools/readme_tables.py --record RUN         first keeps the numbers of the README's first command in results
+python tools/readme_tables.py --record DIR --name evals_embedded       those of an evaluation
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ def newest(pattern: str) -> dict[str, Any]:
     return {**json.loads(files[-1].read_text()), "file": files[-1].name}
 
 
-def record(run: Path, where: str) -> None:
-    """Keeps a run's numbers, with the machine they were made on, as a result file."""
+def record(run: Path, where: str, name: str) -> None:
+    """Keeps a run's or an evaluation's numbers, with the machine they were made on, as a result file."""
     summary = json.loads((run / "summary.json").read_text())
     summary.pop("directory")
     environment = json.loads((run / "environment.json").read_text())
@@ -37,7 +38,7 @@ def record(run: Path, where: str) -> None:
     stages = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     memory = max(line["time"]["memory_gib"] for line in stages if "watch" not in line)
     content = {**summary, "peak_memory_gib": memory, "where": where, "environment": environment}
-    (RESULTS / f"first_run_cpu_{date.today()}.json").write_text(json.dumps(content, indent=1) + "\n")
+    (RESULTS / f"{name}_cpu_{date.today()}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 def first_run() -> str:
@@ -159,8 +160,8 @@ def transforms() -> str:
     lines.append("")
     lines.append(
         f"{result['batch']} samples a batch, frames of {result['picture'][1]}x{result['picture'][0]} in memory to "
-        f"clips of {result['clip'][0]}x{result['clip'][1]}x{result['clip'][1]}; the step is that of {result['backbone']} on "
-        f"the same task, {result['precision']}; {result['threads']} threads of {result['environment']['cpu']}; medians "
+        f"clips of {result['clip'][0]}x{result['clip'][1]}x{result['clip'][1]}; the step is that of "
+        f"{result['backbone']} on the same task, {result['precision']}; {result['threads']} threads of {result['environment']['cpu']}; medians "
         f"(p25 to p75), pair by pair in one run; `benchmarks/results/{result['file']}`."
     )
     return "\n".join(lines)
@@ -234,7 +235,53 @@ def _tasks(result: dict[str, Any], columns: Iterable[tuple[str, str, str]]) -> s
     return "\n".join(lines)
 
 
+def evals() -> str:
+    """Everything that is asked of a pre-trained network, on two data sets."""
+    results = [newest(f"evals_{name}_cpu_*.json") for name in ("embedded", "actions")]
+    titles = [
+        f"{result['spec']['task']['name']}, {result['spec']['data']['source']} to {result['spec']['data']['target']}"
+        for result in results
+    ]
+    rows: dict[str, list[str]] = {}
+    for result in results:
+        found = result["evals"]
+        for stage, name in (("finetune", "fine-tuned"), ("linear", "linear probe"), ("retrieval", "retrieval, top-1")):
+            each = found[stage]
+            chance = each["chance"]["top1"] if stage == "retrieval" else each["chance"]
+            rows.setdefault(name, []).append(_beside(each["top1"], each["interval"], chance))
+        noisy = found["robustness"]
+        for severity, drop in noisy["relative_drop"].items():
+            if severity != "mean":
+                kinds = [kind[severity]["top1"] for kind in noisy["noises"].values()]
+                value = 100 * sum(kinds) / len(kinds)
+                rows.setdefault(f"four noises, severity {severity}", []).append(f"{value:.1f}; {100 * drop:.0f} % lost")
+        maps = found["cka"]["maps"]
+        for pair, each in maps.items():
+            block = each["block"]
+            shown = f"; block of {100 * block['share']:.0f} % of the layers" if block else ""
+            rows.setdefault(f"CKA, {pair}", []).append(f"mean {each['mean']:.2f}{shown}")
+    lines = [f"| | {' | '.join(titles)} |", "|---|---|---|"]
+    lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
+    sizes = [f"{result['evals']['robustness']['videos']}" for result in results]
+    seconds = [sum(each["seconds"] for each in result["evals"].values()) / 60 for result in results]
+    lines.append("")
+    lines.append(
+        f"Percent (95 % interval; chance); {' and '.join(sizes)} test videos, ShuffleNet, 64 px, one seed, "
+        f"{' and '.join(f'{minute:.0f}' for minute in seconds)} minutes on {results[0]['where']} of "
+        f"{results[0]['environment']['processor']}; "
+        + ", ".join(f"`benchmarks/results/{result['file']}`" for result in results)
+        + "."
+    )
+    return "\n".join(lines)
+
+
+def _beside(value: float, interval: list[float], chance: float) -> str:
+    low, high = interval
+    return f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f}; {100 * chance:.1f})"
+
+
 TABLES = {
+    "evals": evals,
     "first-run": first_run,
     "decode": decode,
     "step": step,
@@ -256,11 +303,12 @@ def filled(text: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="only compare")
-    parser.add_argument("--record", type=Path, metavar="RUN", help="a finished run of the README's first command")
+    parser.add_argument("--record", type=Path, metavar="RUN", help="a finished run or evaluation")
+    parser.add_argument("--name", default="first_run", help="of the result (default: %(default)s)")
     parser.add_argument("--where", default=f"{os.cpu_count()} cores", help="what that run had (default: %(default)s)")
     options = parser.parse_args()
     if options.record:
-        record(options.record, options.where)
+        record(options.record, options.where, options.name)
     readme = ROOT / "README.md"
     old = readme.read_text()
     new = filled(old)
