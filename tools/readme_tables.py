@@ -161,8 +161,9 @@ def transforms() -> str:
     lines.append(
         f"{result['batch']} samples a batch, frames of {result['picture'][1]}x{result['picture'][0]} in memory to "
         f"clips of {result['clip'][0]}x{result['clip'][1]}x{result['clip'][1]}; the step is that of "
-        f"{result['backbone']} on the same task, {result['precision']}; {result['threads']} threads of {result['environment']['cpu']}; medians "
-        f"(p25 to p75), pair by pair in one run; `benchmarks/results/{result['file']}`."
+        f"{result['backbone']} on the same task, {result['precision']}; {result['threads']} threads of "
+        f"{result['environment']['cpu']}; medians (p25 to p75), pair by pair in one run; "
+        f"`benchmarks/results/{result['file']}`."
     )
     return "\n".join(lines)
 
