@@ -62,7 +62,8 @@ class Job:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         size, self.batch = (16, 4) if options.smoke else (options.size, options.batch)
         torch.manual_seed(0)
-        self.network: nn.Module = create_backbone(options.backbone).to(self.device)
+        self.backbone = options.backbone
+        self.network: nn.Module = create_backbone(self.backbone).to(self.device)
         self.x_BCTHW = torch.rand(self.batch, 3, options.frames, size, size, device=self.device)
         modules = choose_modules(self.network, "leaves")
         leaves = [name for name, module in modules.items() if not isinstance(module, nn.ModuleList)]  # an empty one
@@ -115,7 +116,8 @@ class Job:
 
     def complete(self, result: dict[str, Any]) -> None:
         """Adds what was compared, and the cost as a multiple of the forward pass."""
-        result |= {"layers": self.layers, "few_layers": self.few, "clip": list(self.x_BCTHW.shape[1:])}
+        result |= {"backbone": self.backbone, "layers": self.layers, "few_layers": self.few}
+        result |= {"clip": list(self.x_BCTHW.shape[1:])}
         result |= {"threads": torch.get_num_threads(), "batch": self.batch, "agreement": self.agreement}
         result |= {"show": ["cpu_times_forward", "wall_times_forward"]}
         for row in result["rows"]:

@@ -276,6 +276,43 @@ def evals() -> str:
     return "\n".join(lines)
 
 
+def analysis() -> str:
+    """What CKA costs beside its forward passes, and retrieval beside the plain ways."""
+    cka, retrieval = newest("cka_cpu_*.json"), newest("retrieval_cpu_*.json")
+    rows = {row["name"]: row for row in cka["rows"]}
+    lines = ["| | ours | beside it |", "|---|---|---|"]
+    ours, few, peer = (rows[name] for name in ("ours", "ours, few layers", "peer, few layers"))
+    clip = cka["clip"]
+    lines.append(
+        f"| CKA of {len(cka['layers'])} layers of {cka['backbone']} with itself, minibatches of "
+        f"{cka['batch']} clips of {clip[1]}x{clip[2]}x{clip[3]} | {ours['wall_times_forward']:.2f} times the forward "
+        f"passes ({1 / ours['wall_ratio']['p75']:.2f} to {1 / ours['wall_ratio']['p25']:.2f}) | pair by pair, as it is "
+        f"usually done, {len(cka['few_layers'])} layers: {peer['wall_times_forward']:.2f} times (ours "
+        f"{few['wall_times_forward']:.2f}) |"
+    )
+    rows = {row["name"]: row for row in retrieval["rows"]}
+    ours, *others = (
+        rows[name]
+        for name in (
+            "ours, with the mean of ten clips",
+            "torch, topk",
+            "NumPy, full stable sort",
+            "product alone",
+        )
+    )
+    beside = ", ".join(f"{row['name']} {row['seconds']:.2f} s" for row in others)
+    lines.append(
+        f"| the {retrieval['k']} nearest of {retrieval['queries']} videos among {retrieval['gallery']}, "
+        f"{retrieval['clips']} clips of {retrieval['width']} numbers each | {ours['seconds']:.2f} s | {beside} |"
+    )
+    lines.append("")
+    lines.append(
+        f"Medians (p25 to p75) of pairs in one run, {cka['threads']} threads of {cka['environment']['cpu']}; "
+        f"`benchmarks/results/{cka['file']}`, `benchmarks/results/{retrieval['file']}`."
+    )
+    return "\n".join(lines)
+
+
 def _beside(value: float, interval: list[float], chance: float) -> str:
     low, high = interval
     return f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f}; {100 * chance:.1f})"
@@ -283,6 +320,7 @@ def _beside(value: float, interval: list[float], chance: float) -> str:
 
 TABLES = {
     "evals": evals,
+    "analysis": analysis,
     "first-run": first_run,
     "decode": decode,
     "step": step,
