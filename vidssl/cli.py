@@ -126,7 +126,9 @@ def run(
 
 @app.command()
 def prep(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="folder (your videos) or embedded.")],
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="folder (your videos), ucf101, hmdb51 or embedded.")
+    ],
     source: Annotated[
         Path | None,
         typer.Option(help="Folder of videos: class folders, or train.csv/test.csv (path,label), or plain files."),

@@ -1,7 +1,8 @@
 """From the name of a data set to an open store.
 
 A name is a prepared set under `$VIDSSL_HOME/data`, or NAME-SYSTEM where that set has a further label system
-(`embedded-motion`), or the folder of a store. The embedded set is prepared on first use, which is announced.
+(`embedded-motion`), or the folder of a store. `:2` after any of them opens the second official split of a set that has
+several (`ucf101:2`); without it the first is meant. The embedded set is prepared on first use, which is announced.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import pyarrow.parquet as pq
 from ..engine.progress import Reporter
 from ..errors import DataError
 from ..home import stores_dir
-from .store import Store, StoreMeta, open_store, read_meta
+from .datasets import DATASETS
+from .store import Store, StoreMeta, official_splits, open_store, read_meta
 from .subset import nested_subsets, parse_size
 
 if TYPE_CHECKING:
@@ -40,29 +42,41 @@ def default_source() -> str:
 
 
 def open_data(name: str, reporter: Reporter) -> Store:
-    """Opens a data set by name. Raises DataError with the names there are."""
+    """Opens a data set by name. Raises DataError or ConfigError with the names there are."""
+    name, split = split_of(name)
     if "/" in name:
-        return open_store(Path(name).expanduser())
+        return open_store(Path(name).expanduser(), split=split)
     if name in prepared():
-        return open_store(stores_dir() / name)
+        return open_store(stores_dir() / name, split=split)
     base, dash, system = name.rpartition("-")
     if name.partition("-")[0] == EMBEDDED:
         if EMBEDDED not in prepared():
             reporter.say("data set 'embedded' is not prepared yet: rendering and encoding it (about a minute)")
             prepare_embedded(reporter)
         if name == EMBEDDED:
-            return open_store(stores_dir() / EMBEDDED)
+            return open_store(stores_dir() / EMBEDDED, split=split)
     if dash and base in prepared():
-        return open_store(stores_dir() / base, system)
+        return open_store(stores_dir() / base, system, split)
     folder = stores_dir() / name
     if folder.is_dir():
         read_meta(folder)
         raise DataError(f"data set {name!r} is not finished. Run its `vidssl prep` again: it goes on where it stopped.")
+    if name in DATASETS.names() and name != "folder":
+        advice = f"it with `vidssl prep {name} --source DIR`"
+    else:
+        advice = f"a folder of videos with `vidssl prep folder --source DIR --name {name}`"
     raise DataError(
         f"unknown data set {name!r}. Prepared here: {', '.join(prepared()) or '(none)'}; always there: {EMBEDDED}, "
-        f"{EMBEDDED}-appearance, {EMBEDDED}-motion. Prepare a folder of videos with `vidssl prep folder --source DIR "
-        f"--name {name}`."
+        f"{EMBEDDED}-appearance, {EMBEDDED}-motion. Prepare {advice}."
     )
+
+
+def split_of(name: str) -> tuple[str, str | None]:
+    """A data set's name without its official split, and that split: "ucf101:2" -> ("ucf101", "2"); None where none."""
+    base, colon, split = name.rpartition(":")
+    if not colon or ("/" in name and ("/" in split or Path(name).expanduser().exists())):
+        return name, None
+    return base, split
 
 
 def prepare_embedded(
@@ -97,8 +111,16 @@ def prepare_embedded(
 
 
 def training_rows(store: Store, subset: str, seed: int = 0) -> np.ndarray:
-    """Rows to train on: the train split (all videos where there is no split), or a class-balanced subset of it."""
+    """Rows to train on: the train split (all videos where there is no split), or a class-balanced subset of it.
+
+    Raises DataError for a subset that is too large, and where one of several official splits has nothing to train on.
+    """
     rows = store.indices("train")
+    if not len(rows) and len(store.official_splits) > 1:
+        raise DataError(
+            f"{store.path.name!r} holds no training video of official split {store.official_split}. Prepare it with a "
+            f"larger --subset, or open another split: {', '.join(store.official_splits)}."
+        )
     if not len(rows):
         rows = np.arange(len(store))
     if subset == "all":
@@ -122,12 +144,14 @@ def describe(name: str) -> dict[str, object]:
     except (OSError, pa.ArrowException):
         return {"name": name, "problem": "the index is damaged; run its `vidssl prep` again", "store": str(folder)}
     splits = np.array(table["split"].to_pylist(), dtype=str)
+    several = len(official_splits(table.column_names))
     frames, fps = table["frames"].to_numpy(), table["fps"].to_numpy()
     return {
         "name": name,
         "videos": table.num_rows,
         "train": int((splits == "train").sum()),
         "test": int((splits == "test").sum()),
+        **({"splits": several} if several > 1 else {}),
         "classes": len(meta.label_names.get("", [])),
         "label_systems": [key for key in meta.label_names if key],
         "hours": round(float((frames / np.maximum(fps, 1e-6)).sum()) / 3600, 3),

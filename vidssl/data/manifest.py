@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ import pyarrow.parquet as pq
 
 from ..errors import DataError
 from .files import replacing
-from .store import StoreMeta, video_key
+from .sources import Listing
+from .store import StoreMeta, official_splits, video_key
 
 SHARD_NAME = re.compile(r"(\d{6})\.parquet")
 _TAR_BYTES = b"vidssl.tar_bytes"
@@ -60,6 +60,8 @@ _MEMBER: list[Any] = [
     pa.field("packet_keys", pa.list_(pa.bool_())),
 ]
 _PACKETS = ("packet_sizes", "packet_keys")
+# Columns that only some data sets have: further label systems and further official splits.
+FURTHER = ("label:", "split:")
 
 
 def shard_numbers(store: Path) -> list[int]:
@@ -70,8 +72,8 @@ def shard_numbers(store: Path) -> list[int]:
 
 def write_rows(store: Path, shard: int, rows: list[dict[str, Any]], tar_bytes: int) -> None:
     """Writes a shard's table: its existence is what says that the shard is finished."""
-    systems = sorted({name for row in rows for name in row if name.startswith("label:")})
-    fields: list[Any] = [*_PUBLIC, *(pa.field(name, pa.string()) for name in systems), *_MEMBER]
+    further = sorted({name for row in rows for name in row if name.startswith(FURTHER)})
+    fields: list[Any] = [*_PUBLIC, *(pa.field(name, pa.string()) for name in further), *_MEMBER]
     schema = pa.schema(fields, metadata={_TAR_BYTES: str(tar_bytes).encode()})
     with replacing(store / "shards" / f"{shard:06d}.parquet") as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema), temporary, compression="zstd")
@@ -119,8 +121,11 @@ def current_rows(store: Path) -> Rows:
     return Rows(table.take(pa.array(kept, pa.int64())), row_of, set(tables))
 
 
-def label_names(table: pa.Table | None, videos: Iterable[Any], known: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Class names by label system ("" is the store's own), sorted: of those known, the rows and the source."""
+def label_names(table: pa.Table | None, listing: Listing, known: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Class names by label system ("" is the store's own): of those known, the rows and the source.
+
+    They are sorted. The store's own come in the source's order where it has one, and what else the store knows after.
+    """
     names: dict[str, set[str]] = {"": set()}
     for system, classes in known.items():
         names.setdefault(system, set()).update(classes)
@@ -128,12 +133,14 @@ def label_names(table: pa.Table | None, videos: Iterable[Any], known: dict[str, 
         if table is not None and column.startswith("label"):
             used = table[column].unique().to_pylist()
             names.setdefault(column.partition(":")[2], set()).update(name for name in used if name is not None)
-    for video in videos:
+    for video in listing.videos:
         for system, name in {"": video.label, **video.labels}.items():
             classes_of_system = names.setdefault(system, set())
             if name is not None:
                 classes_of_system.add(name)
-    return {system: sorted(classes) for system, classes in sorted(names.items())}
+    ordered = {system: sorted(classes) for system, classes in sorted(names.items())}
+    ordered[""] = [*listing.classes, *sorted(names[""] - set(listing.classes))]
+    return ordered
 
 
 def merge(store: Path, meta: StoreMeta) -> pa.Table:
@@ -182,6 +189,10 @@ def _index(stored: pa.Table, meta: StoreMeta) -> pa.Table:
             name = f"label:{system}"
             values = stored[name] if name in stored.column_names else pa.nulls(len(stored), pa.string())
             columns[name] = _label_numbers(values, meta.label_names[system])
+    for split in official_splits(stored.column_names)[1:]:
+        parts = pc.fill_null(stored[f"split:{split}"], "")
+        if pc.any(pc.not_equal(parts, pa.scalar(""))).as_py():  # else its tables were taken away again
+            columns[f"split:{split}"] = parts
     return pa.table(columns)
 
 

@@ -37,7 +37,7 @@ from .manifest import merge, settings, write_meta
 from .pool import Died, WorkerPool
 from .prep_plan import PrepPlan, choose, make_plan
 from .shards import MAX_SHARD_VIDEOS, assemble, stage, staged_row, unstage
-from .sources import Listing
+from .sources import Listing, split_sizes
 from .store import FITS, FORMATS, StoreMeta, read_meta
 from .transcode import Transcoded
 from .work import Job, NotWritten, finished, new_row, process, readable_sha256, transcode_job
@@ -52,7 +52,9 @@ class PrepSummary:
     """What prep did. `videos` are the chosen source files; ok, damaged and rejected add up to it.
 
     `skipped` of them were done before. `ignored` files are no videos by name, `unlisted` ones are in no table. `bytes`
-    are those of the shards on disk. A dry run has the counts of what would be done and its estimates instead.
+    are those of the shards on disk. Where the source has several official splits, `splits` says of each how many videos
+    of its parts the store holds and the source names: {"2": {"train": [held, named], "test": [held, named]}}. A dry run
+    has the counts of what would be done and its estimates instead.
     """
 
     videos: int = 0
@@ -67,6 +69,7 @@ class PrepSummary:
     manifest: str = ""
     seconds: float = 0.0
     bytes: int = 0
+    splits: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
     dry_run: bool = False
     to_do: int = 0
@@ -99,10 +102,12 @@ def prepare(
     """Prepares a source, or goes on with it.
 
     Args:
-        source: folder of videos.
+        source: folder of videos, and of the official lists where the data set has them.
         name: of the prepared set.
         store_dir: where it goes, by default `$VIDSSL_HOME/data/NAME`.
-        subset: number of training videos, class-balanced; growing it only adds.
+        subset: number of training videos, class-balanced; growing it only adds. Tests stay whole. Of several
+            official splits the first decides, and of the others both parts are thinned out (the summary's `splits`
+            says how much is there): to measure on all of them, prepare everything.
         short_side: height of the stored picture in pixels; its width is 4/3 of it.
         fit: "cover" (cut to shape) or "squash".
         format: "h264" or "mjpeg".
@@ -127,11 +132,11 @@ def prepare(
     listing: Listing = DATASETS.get(dataset)(source, store)
     chosen = choose(listing.videos, subset)
     summary = PrepSummary(
-        len(chosen), ignored=listing.ignored, unlisted=listing.unlisted, dry_run=dry_run,
+        videos=len(chosen), ignored=listing.ignored, unlisted=listing.unlisted, dry_run=dry_run,
         store=str(store), manifest=str(store / "manifest.parquet"),
     )  # fmt: skip
     if dry_run:
-        plan = make_plan(store, meta, listing.videos, chosen, threads=workers, shard_videos=shard_videos)
+        plan = make_plan(store, meta, listing, chosen, threads=workers, shard_videos=shard_videos)
         _estimate(plan, summary, workers, progress)
         summary.seconds = time.monotonic() - begun
         return summary
@@ -142,7 +147,7 @@ def prepare(
             for folder in ("shards", "staging"):
                 (store / folder).mkdir(exist_ok=True)
                 remove_temporaries(store / folder)
-            plan = make_plan(store, meta, listing.videos, chosen, threads=workers, shard_videos=shard_videos)
+            plan = make_plan(store, meta, listing, chosen, threads=workers, shard_videos=shard_videos)
             if not (store / "store.json").exists():
                 write_meta(store, plan.meta)  # later class names come with the index that uses them, in the merge
             _work(store, plan, workers, progress)
@@ -156,6 +161,7 @@ def prepare(
         progress.say("stopped. What is finished is kept: the same command goes on from here.")
         raise
     _sum_up(summary, plan, manifest, store)
+    summary.splits = split_sizes(listing.videos, _held(manifest))
     summary.seconds = time.monotonic() - begun
     if not summary.ok:
         first = "; ".join(f"{count} x {reason}" for reason, count in summary.reasons.most_common(3))
@@ -289,6 +295,11 @@ def _sum_up(summary: PrepSummary, plan: PrepPlan, manifest: pa.Table, store: Pat
                 summary.reasons[re.sub(r"\d+(\.\d+)?", "N", reason)] += 1
     summary.skipped = plan.skipped
     summary.bytes = sum(file.stat().st_size for file in (store / "shards").glob("*.tar"))
+
+
+def _held(manifest: pa.Table) -> set[str]:
+    columns = (manifest[name].to_pylist() for name in ("path", "status"))
+    return {path for path, status in zip(*columns, strict=True) if status == "ok"}
 
 
 def _cannot_write(store: Path, error: OSError | NotWritten) -> EnvironmentProblem:

@@ -11,12 +11,13 @@ from typing import Any
 from .manifest import Rows, current_rows, label_names
 from .picture import Recipe
 from .shards import MAX_SHARD_VIDEOS
-from .sources import SourceVideo
+from .sources import Listing, SourceVideo
 from .store import StoreMeta, read_meta, video_key
 from .subset import nested_subsets
 from .work import Job, new_row, readable_sha256
 
-_COMPARED = ("bytes", "mtime_ns", "sha256", "split", "revision")
+_COMPARED = ("bytes", "mtime_ns", "sha256", "revision")
+_DESCRIBED = ("label", "split")  # and what begins so: where any of them differs, a video is done again
 
 
 @dataclass
@@ -30,7 +31,10 @@ class PrepPlan:
 
 
 def choose(videos: list[SourceVideo], subset: int | None) -> list[SourceVideo]:
-    """All videos, or a class-balanced part of the train split (of all where there is no split) and the whole rest."""
+    """All videos, or a class-balanced part of the train split (of all where there is no split) and the whole rest.
+
+    Of several official splits the first decides: what it trains on is thinned out, and so are both parts of the others.
+    """
     if subset is None:
         return videos
     training = [video for video in videos if video.split == "train"] or videos
@@ -44,7 +48,7 @@ def choose(videos: list[SourceVideo], subset: int | None) -> list[SourceVideo]:
 def make_plan(
     store: Path,
     meta: StoreMeta,
-    videos: list[SourceVideo],
+    listing: Listing,
     chosen: list[SourceVideo],
     *,
     threads: int,
@@ -53,13 +57,13 @@ def make_plan(
     """Reads the store, changes nothing.
 
     Args:
-        videos: the whole source: its classes get their numbers, so that a bigger subset does not renumber them.
+        listing: the whole source: its classes get their numbers, so that a bigger subset does not renumber them.
         chosen: those wanted now.
         threads: for comparing contents.
     """
     rows = current_rows(store)
     known = read_meta(store).label_names if (store / "store.json").exists() else {}
-    meta = replace(meta, label_names=label_names(rows.table, videos, known))
+    meta = replace(meta, label_names=label_names(rows.table, listing, known))
     recipe = Recipe(meta.format, meta.fit, meta.picture, meta.coded, meta.gop)
     done = _Done(rows)
     with ThreadPoolExecutor(threads) as pool:  # where only the times differ, contents are compared
@@ -83,7 +87,7 @@ class _Done:
     def __init__(self, rows: Rows) -> None:
         self._row_of = rows.row_of
         table = rows.table
-        wanted = [] if table is None else [c for c in table.column_names if c in _COMPARED or c.startswith("label")]
+        wanted = [] if table is None else [c for c in table.column_names if c in _COMPARED or c.startswith(_DESCRIBED)]
         self._columns: dict[str, list[Any]] = {c: table[c].to_pylist() for c in wanted} if table is not None else {}
 
     def has(self, video: SourceVideo) -> bool:
@@ -91,8 +95,8 @@ class _Done:
         if row is None:
             return False
         now = new_row(0, video, 0)
-        labels = {c for c in (*self._columns, *now) if c.startswith("label")}
-        if any(self._value(column, row) != now.get(column) for column in (*labels, "split", "bytes")):
+        described = {c for c in (*self._columns, *now) if c.startswith(_DESCRIBED)}
+        if any(self._value(column, row) != now.get(column) for column in (*described, "bytes")):
             return False
         digest = self._value("sha256", row)
         if not digest:  # the file was missing or could not be read

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import replacing
-from .manifest import write_rows
+from .manifest import FURTHER, write_rows
 
 MAX_SHARD_VIDEOS = 10_000
 _BLOCK = 512  # of a tar; a member's data follow one block of header
@@ -89,5 +89,5 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def _description(row: dict[str, Any]) -> bytes:
     """What lies beside a video for readers that know nothing of the index."""
-    keys = ["id", "label", "split", "fps", "frames", *sorted(key for key in row if key.startswith("label:"))]
+    keys = ["id", "label", "split", "fps", "frames", *sorted(key for key in row if key.startswith(FURTHER))]
     return json.dumps({key: row[key] for key in keys}, ensure_ascii=False).encode()

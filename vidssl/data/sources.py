@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from .store import FIRST_SPLIT
 
 # What people keep videos in. Content decides in the end: these only say which files are looked at.
 _SUFFIXES = (
@@ -20,11 +25,13 @@ class SourceVideo:
     """One source file.
 
     Args:
-        id: path below the source, POSIX; the video's name for good.
+        id: the video's name for good: its path below the source, POSIX, or the one that official lists give it
+            (CLASS/FILE), wherever below the source it lies.
         file: where it is.
         label: class name, None without.
         split: "train", "test" or "".
         labels: class name by further label system.
+        splits: the same as `split` by further official split ("2", "3").
         problem: why it cannot even be looked at ("" where it can): a table names it and it is not there.
     """
 
@@ -33,19 +40,64 @@ class SourceVideo:
     label: str | None = None
     split: str = ""
     labels: dict[str, str | None] = field(default_factory=dict)
+    splits: dict[str, str] = field(default_factory=dict)
     problem: str = ""
+
+
+def split_fields(roles: Mapping[str, str], splits: Iterable[str]) -> dict[str, Any]:
+    """The fields `split` and `splits` of a video.
+
+    Args:
+        roles: "train" or "test" by official split; where it has no part it may be left out.
+        splits: all official splits of the source, the first one among them.
+    """
+    further = {split: roles.get(split, "") for split in splits if split != FIRST_SPLIT}
+    return {"split": roles.get(FIRST_SPLIT, ""), "splits": further}
 
 
 @dataclass
 class Listing:
     """A source, read. `videos` are in order of their ids.
 
-    `ignored` counts files that are no videos by their name, `unlisted` names videos that no table mentions.
+    `ignored` counts files that are no videos by their name, `unlisted` names videos that no table mentions. `classes`
+    are in order of their numbers where the data set numbers them; empty means in order of their names.
     """
 
     videos: list[SourceVideo]
     ignored: int = 0
     unlisted: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+
+
+def split_sizes(videos: Iterable[SourceVideo], held: Set[str]) -> dict[str, dict[str, list[int]]]:
+    """Of each official split how many videos of its parts are held and how many there are; empty where there is one.
+
+    Args:
+        videos: of the whole source.
+        held: ids of those in the store.
+    """
+    sizes: dict[str, dict[str, list[int]]] = {}
+    for video in videos:
+        for split, part in {FIRST_SPLIT: video.split, **video.splits}.items():
+            counts = sizes.setdefault(split, {"train": [0, 0], "test": [0, 0]})
+            if part:
+                counts[part][0] += video.id in held
+                counts[part][1] += 1
+    return sizes if len(sizes) > 1 else {}
+
+
+@contextmanager
+def readable(source: Path) -> Iterator[None]:
+    """Around whatever reads a source. Raises DataError: it is missing, no folder, or something in it is unreadable."""
+    if not source.is_dir():
+        what = "is not a folder" if source.exists() else "does not exist"
+        raise DataError(f"source {source} {what}. Legal: a folder that holds videos, directly or in class folders.")
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"source {source} cannot be read: {error.strerror} ({error.filename}). Give the permission to read it."
+        ) from error
 
 
 def files_below(folder: Path, without: Path | None = None) -> Iterator[Path]:

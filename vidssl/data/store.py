@@ -14,7 +14,8 @@ last key frame at or before a. Nothing is opened, probed or sought while loading
 Index columns: id (source path, POSIX, relative), key (uint64, stable hash of the id; the seed of the video's random
 stream), label (int32, -1 without), split ("train", "test" or ""), frames, fps, shard, offset (of the first packet, from
 the start of the tar), first_packet (row in the packet arrays), bytes, sha256 (of the stored member). A further label
-system is a further int32 column `label:<system>`.
+system is a further int32 column `label:<system>`. `split` is the first official split; where a data set has several
+over the same videos (UCF101 and HMDB51 have three), the others are further columns `split:2`, `split:3`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -35,6 +37,7 @@ from ..errors import DataError, unknown_name
 FORMATS = ("h264", "mjpeg")
 FITS = ("cover", "squash")
 STORE_VERSION = 1
+FIRST_SPLIT = "1"
 
 
 @dataclass(frozen=True)
@@ -88,17 +91,22 @@ class ClipSlice:
 class Store:
     """A prepared data set, open for reading. `len`, `ids`, `labels`, `frames` and the rest are arrays over its videos.
 
+    `splits` are those of the one official split that was asked for, `official_split`; `official_splits` names all of
+    them, beginning with "1". All videos are there whichever was asked for: one without a part in it has "".
+
     Safe to share between threads, cheap to open (the packet table is memory-mapped), picklable by path.
     """
 
-    def __init__(self, path: Path, labels: str | None = None) -> None:
+    def __init__(self, path: Path, labels: str | None = None, split: str | None = None) -> None:
         self.path = Path(path)
         self.label_system = labels
+        self.official_split = FIRST_SPLIT if split is None else split
         self.meta = read_meta(self.path)
         table = _read_index(self.path)
         self.ids = [str(video) for video in table["id"].to_pylist()]
         self.keys = table["key"].to_numpy().astype(np.uint64)
-        self.splits = np.array(table["split"].to_pylist(), dtype=str)
+        self.official_splits = official_splits(table.column_names)
+        self.splits = np.array(table[self._split_column()].to_pylist(), dtype=str)
         self.frames = table["frames"].to_numpy().astype(np.int64)
         self.fps = table["fps"].to_numpy().astype(np.float64)
         column = "label" if labels is None else f"label:{labels}"
@@ -121,10 +129,22 @@ class Store:
         return f"Store({str(self.path)!r}, videos={len(self)}, format={self.meta.format!r})"
 
     def __reduce__(self) -> tuple:
-        return Store, (self.path, self.label_system)
+        return Store, (self.path, self.label_system, self.official_split)
+
+    def _split_column(self) -> str:
+        name, asked, there = self.path.name, self.official_split, self.official_splits
+        if asked in there:
+            return "split" if asked == FIRST_SPLIT else f"split:{asked}"
+        if len(there) == 1:
+            raise DataError(
+                f"{name} has one split of its videos, and split {asked!r} was asked for. Open it as {name!r}. Several "
+                "official splits come from `vidssl prep ucf101` and `vidssl prep hmdb51`, or from train2.csv and "
+                "test2.csv beside train.csv and test.csv in a folder of your own."
+            )
+        raise unknown_name(f"official split of {name}", asked, there)
 
     def indices(self, split: str) -> np.ndarray:
-        """Row numbers of one official split ("train" or "test"), ascending."""
+        """Row numbers of one part ("train" or "test") of the official split that is open, ascending."""
         return np.flatnonzero(self.splits == split)
 
     def fingerprint(self) -> str:
@@ -181,6 +201,12 @@ class Store:
             self.close()
 
 
+def official_splits(columns: Iterable[str]) -> list[str]:
+    """Names of the official splits that an index with these columns has: "1", and its further ones in order."""
+    further = [name.partition(":")[2] for name in columns if name.startswith("split:")]
+    return [FIRST_SPLIT, *sorted(further, key=int)]
+
+
 def read_meta(path: Path) -> StoreMeta:
     """Reads `store.json`. Raises DataError where the folder is no store or of a later version."""
     file = Path(path) / "store.json"
@@ -226,11 +252,16 @@ def _read_packets(path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
     return arrays[0], arrays[1]
 
 
-def open_store(path: str | Path, labels: str | None = None) -> Store:
+def open_store(path: str | Path, labels: str | None = None, split: str | None = None) -> Store:
     """Opens a prepared data set by its folder.
 
     Args:
         path: the store's folder (`$VIDSSL_HOME/data/NAME`).
         labels: a further label system of the store ("motion"); by default its own labels.
+        split: an official split of the store ("2"); by default the first.
+
+    Raises:
+        DataError: no store, not finished, damaged, or a further split was asked of a store that has one.
+        ConfigError: a label system or split that the store does not have.
     """
-    return Store(Path(path), labels)
+    return Store(Path(path), labels, split)

@@ -57,13 +57,14 @@ def prep_verb(
             dry_run=dry_run,
         )
     else:
+        if name is None and dataset != "folder":
+            name = dataset
         if source is None or name is None:
             missing = " and ".join(
                 flag for flag, value in (("--source DIR", source), ("--name NAME", name)) if value is None
             )
-            raise ConfigError(
-                f"`vidssl prep folder` needs {missing}. Example: vidssl prep folder --source videos --name mine"
-            )
+            example = "folder --source videos --name mine" if dataset == "folder" else f"{dataset} --source DIR"
+            raise ConfigError(f"`vidssl prep {dataset}` needs {missing}. Example: vidssl prep {example}")
         summary = prepare(
             source=source,
             name=name,
@@ -94,6 +95,9 @@ def show(summary: PrepSummary, console: Console) -> None:
         f"{summary.seconds:.0f} s"
     )
     _show_kept_out(summary, console)
+    for split, parts in summary.splits.items():
+        held = ", ".join(f"{part} {held} of {named}" for part, (held, named) in parts.items())
+        console.print(f"  split {split}: {held}")
     if summary.unlisted:
         shown = ", ".join(summary.unlisted[:5]) + (" ..." if len(summary.unlisted) > 5 else "")
         console.print(f"  in no table, left alone: {len(summary.unlisted)} ({shown})", markup=False)

@@ -48,8 +48,9 @@ def new_row(number: int, video: SourceVideo, revision: int) -> dict[str, Any]:
     except OSError:
         size = mtime_ns = 0
     labels = {f"label:{system}": label for system, label in video.labels.items()}
+    splits = {f"split:{name}": part for name, part in video.splits.items()}
     return {
-        "path": video.id, "id": video.id, "label": video.label, "split": video.split, **labels,
+        "path": video.id, "id": video.id, "label": video.label, "split": video.split, **labels, **splits,
         "bytes": size, "mtime_ns": mtime_ns, "number": number, "revision": revision,
     }  # fmt: skip
 

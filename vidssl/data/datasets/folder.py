@@ -3,19 +3,23 @@
 - `train.csv` and/or `test.csv` in it: they say which videos belong, their labels and split. Columns `path` (below the
   folder) and `label` (may be empty); `label:<system>` for further label systems. UTF-8, quoted as CSV is. A row whose
   file is missing becomes a rejected video; videos that no table names are counted, listed and left out.
+- `train2.csv` with `test2.csv`, `train3.csv` with `test3.csv`, ...: further splits of the same videos. Labels are the
+  same in all; a video that a split does not name has no part in it.
 - No table: the first folder below the source is the class; files directly in it have none.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from ...errors import DataError
-from ..sources import Listing, SourceVideo, files_below, is_video_name, relative_id
+from ..sources import Listing, SourceVideo, files_below, is_video_name, readable, relative_id, split_fields
+from ..store import FIRST_SPLIT
 
-SPLITS = ("train", "test")
+_TABLE = re.compile(r"(train|test)([2-9])?\.csv")
 
 
 def list_videos(source: Path, without: Path | None = None) -> Listing:
@@ -29,19 +33,11 @@ def list_videos(source: Path, without: Path | None = None) -> Listing:
         DataError: it is missing, no folder, unreadable, holds no video, or a table is wrong.
     """
     source = Path(source)
-    if not source.is_dir():
-        what = "is not a folder" if source.exists() else "does not exist"
-        raise DataError(f"source {source} {what}. Legal: a folder that holds videos, directly or in class folders.")
-    try:
+    with readable(source):
         files = list(files_below(source, without))
-        tables = [source / f"{split}.csv" for split in SPLITS]
-        tables = [table for table in tables if table.is_file()]
+        tables = _tables(source, files)
         found = {relative_id(file, source): file for file in files if is_video_name(file)}
         listing = _from_tables(source, tables, found) if tables else _from_folders(found)
-    except OSError as error:
-        raise DataError(
-            f"source {source} cannot be read: {error.strerror} ({error.filename}). Give the permission to read it."
-        ) from error
     listing.ignored = len(files) - len(found) - len(tables)
     if not listing.videos:
         raise DataError(
@@ -60,25 +56,50 @@ def _from_folders(found: dict[str, Path]) -> Listing:
     return Listing(videos)
 
 
-def _from_tables(source: Path, tables: list[Path], found: dict[str, Path]) -> Listing:
+def _tables(source: Path, files: list[Path]) -> dict[tuple[str, str], Path]:
+    """(number of the split, "train" or "test") -> its table. The first split may lack one of its two."""
+    matches = [(_TABLE.fullmatch(file.name), file) for file in files if file.parent == source]
+    tables = {(match[2] or FIRST_SPLIT, match[1]): file for match, file in matches if match}
+    for split, role in tables:
+        other = {"train": "test", "test": "train"}[role]
+        if split != FIRST_SPLIT and (split, other) not in tables:
+            raise DataError(
+                f"source {source} has {role}{split}.csv and no {other}{split}.csv. A further split needs both: add it, "
+                "or rename the first if it is something else."
+            )
+    if tables and not any(split == FIRST_SPLIT for split, _ in tables):
+        raise DataError(
+            f"source {source} has tables of further splits ({', '.join(sorted(t.name for t in tables.values()))}) and "
+            "neither train.csv nor test.csv, which are split 1: add those, or rename these."
+        )
+    return dict(sorted(tables.items(), key=lambda item: (int(item[0][0]), item[0][1] == "test")))
+
+
+def _from_tables(source: Path, tables: dict[tuple[str, str], Path], found: dict[str, Path]) -> Listing:
     listed: dict[str, SourceVideo] = {}
-    where: dict[str, str] = {}
-    for table in tables:
+    roles: dict[str, dict[str, str]] = {}
+    where: dict[tuple[str, str], str] = {}
+    first: dict[str, str] = {}
+    for (split, role), table in tables.items():
         for line, row in _rows(table):
             place = f"{table.name} line {line}"
-            video = _video(source, row, table.stem, place, found)
-            before = listed.get(video.id)
-            if before is not None and replace(before, problem="") != replace(video, problem=""):
+            video = _video(source, row, place, found)
+            before, other = listed.setdefault(video.id, video), first.setdefault(video.id, place)
+            same = replace(before, problem="") == replace(video, problem="")
+            if roles.setdefault(video.id, {}).setdefault(split, role) != role:
+                same, other = False, where[video.id, split]
+            if not same:
                 raise DataError(
-                    f"{place} and {where[video.id]} of {source} name the same video {video.id!r} with different split "
-                    "or label. A video belongs to one split and has one label: remove one of the two lines."
+                    f"{place} and {other} of {source} name the same video {video.id!r} with different split "
+                    "or label. A video belongs to one part of a split and has one label: mend one of the two lines."
                 )
-            listed.setdefault(video.id, video)
-            where.setdefault(video.id, place)
-    return Listing(list(listed.values()), unlisted=sorted(set(found) - set(listed)))
+            where.setdefault((video.id, split), place)
+    splits = list(dict.fromkeys(split for split, _ in tables))
+    videos = [replace(video, **split_fields(roles[name], splits)) for name, video in listed.items()]
+    return Listing(videos, unlisted=sorted(set(found) - set(listed)))
 
 
-def _video(source: Path, row: dict[str, str], split: str, place: str, found: dict[str, Path]) -> SourceVideo:
+def _video(source: Path, row: dict[str, str], place: str, found: dict[str, Path]) -> SourceVideo:
     path = PurePosixPath(row["path"])
     if path.is_absolute() or ".." in path.parts or not path.parts:
         raise DataError(
@@ -88,7 +109,7 @@ def _video(source: Path, row: dict[str, str], split: str, place: str, found: dic
     file = found.get(name) or source / name
     systems = {column.partition(":")[2]: value or None for column, value in row.items() if column.startswith("label:")}
     problem = "" if file.is_file() else f"the file is missing ({place} names it)"
-    return SourceVideo(name, file, row["label"] or None, split, systems, problem)
+    return SourceVideo(name, file, row["label"] or None, labels=systems, problem=problem)
 
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
