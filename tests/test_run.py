@@ -452,7 +452,7 @@ def test_all_evaluations_on_other_data_then_the_report(finished, home, tiny_sour
     source = tmp_path / "videos"
     shutil.copytree(tiny_source, source)
     files = sorted(path.relative_to(source).as_posix() for path in source.rglob("*.mp4"))
-    for split, part in (("train", "01"), ("test", "23")):
+    for split, part in (("train", "01"), ("test", "23"), ("train2", "23"), ("test2", "01")):
         rows = [f"{name},{name.partition('/')[0]}" for name in files if name.rpartition("/")[2][0] in part]
         (source / f"{split}.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
     prepared = vidssl("prep", "folder", "--source", source, "--name", "halves", "--short-side", 48, home=home)
@@ -478,6 +478,20 @@ def test_all_evaluations_on_other_data_then_the_report(finished, home, tiny_sour
     stages = {path: path.stat().st_mtime_ns for path in (tmp_path / "evals" / "stages").iterdir()}
     assert vidssl(*words, home=home).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "evals" / "stages").iterdir()} == stages
+
+    both = ("eval", finished[0], "--on", "halves:all", "--with", "retrieval", "--set", "eval.ks=[1, 3]", "--json")
+    done = vidssl(*both, "--out", tmp_path / "splits", home=home)
+    assert done.returncode == 0, done.stderr
+    mean = json.loads(done.stdout.splitlines()[-1])
+    kept = [json.loads((tmp_path / "splits" / f"split{n}" / "summary.json").read_text()) for n in (1, 2)]
+    assert mean == json.loads((tmp_path / "splits" / "halves_splits.json").read_text())
+    for measure in ("top1", "top3"):
+        assert mean["evals"]["retrieval"][measure] == sum(each["evals"]["retrieval"][measure] for each in kept) / 2
+    # halves swapped: the nearest of every query are other videos
+    assert kept[0]["evals"]["retrieval"] != kept[1]["evals"]["retrieval"]
+    single = vidssl("eval", finished[0], "--on", "tiny:all", "--with", "retrieval", home=home)
+    assert single.returncode == 2
+    assert "a single official split" in single.stderr
 
     page = vidssl("report", tmp_path / "evals", "--out", tmp_path / "report.html", home=home)
     assert page.returncode == 0, page.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from .engine.setup import build_accelerator, keep_freed_memory, resolve_engine
 from .engine.trainer import Context
 from .errors import ConfigError
 from .evals.names import EVALS
+from .evals.over_splits import mean_over_splits
 from .evals.protocols import with_protocol
 from .evals.suite import Suite, check_evaluations
 from .evals.target import open_target
@@ -41,6 +42,9 @@ from .resolve import (
     require_unchanged,
 )
 from .spec import RunSpec, complete_options, from_dict, override, signature_options, to_dict
+
+ALL_SPLITS = "all"
+"""`--on ucf101:all` is each of its official splits, and their mean."""
 
 
 def run_evaluations(
@@ -113,11 +117,51 @@ def evaluate(
         raise ConfigError("--weights needs --backbone NAME, the network they are of; see `vidssl list backbones`.")
     reporter.quiet = reporter.quiet or not processes().is_main_process
     others = [open_run(other, {}) for other in against]
-    if run is not None:
-        return evaluate_run(run, on, names, changes, out, reporter, others)
-    assert weights is not None
-    assert backbone is not None
-    return evaluate_weights(weights, backbone, allow_pickle, on, names, changes, out, reporter, others)
+
+    def evaluate_on(name: str, place: Path | None) -> dict[str, Any]:
+        if run is not None:
+            return evaluate_run(run, name, names, changes, place, reporter, others)
+        assert weights is not None
+        assert backbone is not None
+        return evaluate_weights(weights, backbone, allow_pickle, name, names, changes, place, reporter, others)
+
+    base, split = catalog.split_of(on)
+    several = split == ALL_SPLITS
+    summary = evaluate_splits(base, evaluate_on, out, reporter) if several else evaluate_on(on, out)
+    leave_together()
+    return summary
+
+
+def evaluate_splits(
+    base: str, evaluate_on: Callable[[str, Path | None], dict[str, Any]], out: Path | None, reporter: Reporter
+) -> dict[str, Any]:
+    """Evaluates on each official split of a data set, each in its own folder, and writes their mean beside them, into
+    `DATASET_splits.json`.
+
+    Raises ConfigError where the data set has a single split.
+    """
+    splits = open_data(base, reporter).official_splits
+    if len(splits) < 2:
+        raise ConfigError(f"data set {base!r} has a single official split: `--on {base}`.")
+    found = {}
+    for split in splits:
+        reporter.say(f"official split {split} of {', '.join(splits)}")
+        found[split] = evaluate_on(f"{base}:{split}", out and out / f"split{split}")
+    first = found[splits[0]]
+    evals = mean_over_splits({split: summary["evals"] for split, summary in found.items()})
+    folder = Path(first["directory"]).parent
+    file = folder / f"{_file_name(base)}_splits.json"
+    summary = {
+        **first,
+        "spec": {**first["spec"], "data": {**first["spec"]["data"], "target": f"{base}:{ALL_SPLITS}"}},
+        "evals": evals,
+        "seconds": sum(each["seconds"] for each in found.values()),
+        "directory": str(folder),
+        "splits": {split: each["directory"] for split, each in found.items()},
+    }
+    if processes().is_main_process:
+        write_atomic(file, json.dumps(summary, indent=1))
+    return summary
 
 
 def evaluate_run(
@@ -210,7 +254,13 @@ def evaluate_weights(
 
 
 def _place(folder: Path, on: str) -> Path:
-    return folder / "evals" / on.strip("/").replace("/", "_")
+    return folder / "evals" / _file_name(on)
+
+
+def _file_name(on: str) -> str:
+    """`ucf101:2` -> `ucf101_split2`; the path of a store in one piece."""
+    name, split = catalog.split_of(on)
+    return name.strip("/").replace("/", "_") + (f"_split{split}" if split else "")
 
 
 def _small(spec: RunSpec, store: Store, changes: Mapping[str, Any], wanted: tuple[str, ...]) -> dict[str, Any]:
@@ -254,6 +304,4 @@ def _evaluate(
         spec = override(from_dict(kept), {"eval.names": names})
     context = Context(accelerator, spec.engine, run, request_hash(request), spec.seed, reporter)
     results = run_evaluations(backbone, store, spec, context, against)
-    summary = summarise(spec, backbone, pretrain, resolved.weights, results, context)
-    leave_together()
-    return summary
+    return summarise(spec, backbone, pretrain, resolved.weights, results, context)
