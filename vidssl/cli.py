@@ -127,7 +127,10 @@ def run(
 @app.command()
 def prep(
     dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="folder (your videos), ucf101, hmdb51 or embedded.")
+        str,
+        typer.Argument(
+            metavar="DATASET", help="folder (your videos), ucf101, hmdb51 (videos and official lists) or embedded."
+        ),
     ],
     source: Annotated[
         Path | None,

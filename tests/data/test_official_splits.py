@@ -208,8 +208,8 @@ def test_the_verb_prepares_under_the_own_name(
     prep_verb("hmdb51", home.parent / "hmdb", None, None, 48, "cover", "h264", 1, False, False)
     assert catalog.prepared() == ["hmdb51"]
     shown = capsys.readouterr().out
-    assert "split 1: train 2 of 2, test 2 of 2\n" in shown
-    assert "split 3: train 2 of 2, test 2 of 2\n" in shown
+    assert "official split 1: 2 of 2 train, 2 of 2 test videos are stored\n" in shown
+    assert "official split 3: 2 of 2 train, 2 of 2 test videos are stored\n" in shown
 
 
 # ---- a folder with further tables
@@ -231,6 +231,20 @@ def test_a_folder_with_further_tables(tmp_path: Path) -> None:
     write_tables(source, train="a.mp4 x\nc.mp4 x")
     prep(source, tmp_path / "store")
     assert open_store(tmp_path / "store").official_splits == ["1"]
+
+
+def test_splits_and_label_systems_go_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "source"
+    place_videos(source, ["a.mp4", "b.mp4"])
+    rows = {"a": "a.mp4,x,slow\n", "b": "b.mp4,y,fast\n"}
+    for table, row in (("train", "a"), ("test", "b"), ("train2", "b"), ("test2", "a")):
+        (source / f"{table}.csv").write_text(f"path,label,label:pace\n{rows[row]}")
+    monkeypatch.setenv("VIDSSL_HOME", str(tmp_path))
+    prep(source, tmp_path / "data/mine", name="mine")
+    store = catalog.open_data("mine-pace:2", Reporter(quiet=True))
+    assert store.label_names == ["fast", "slow"]
+    assert {store.ids[row]: store.labels[row] for row in store.indices("train")} == {"b.mp4": 0}
+    assert catalog.training_rows(pickle.loads(pickle.dumps(store)), "all").tolist() == [store.ids.index("b.mp4")]
 
 
 # ---- real videos

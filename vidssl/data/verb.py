@@ -96,8 +96,8 @@ def show(summary: PrepSummary, console: Console) -> None:
     )
     _show_kept_out(summary, console)
     for split, parts in summary.splits.items():
-        held = ", ".join(f"{part} {held} of {named}" for part, (held, named) in parts.items())
-        console.print(f"  split {split}: {held}")
+        counts = ", ".join(f"{held} of {named} {part}" for part, (held, named) in parts.items())
+        console.print(f"  official split {split}: {counts} videos are stored")
     if summary.unlisted:
         shown = ", ".join(summary.unlisted[:5]) + (" ..." if len(summary.unlisted) > 5 else "")
         console.print(f"  in no table, left alone: {len(summary.unlisted)} ({shown})", markup=False)
