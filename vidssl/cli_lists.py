@@ -46,11 +46,12 @@ def list_data(as_json: Json = False) -> None:
     """Prepared data sets."""
     from .report.listing import data_rows
 
+    counts = ("train", "test", "splits", "videos", "classes", "hours", "megabytes")
     _show(
         data_rows(),
         as_json,
         empty="nothing is prepared yet: `vidssl prep folder --source DIR --name NAME`",
-        columns=("name", "train", "test", "videos", "classes", "hours", "megabytes", "format", "picture", "problem"),
+        columns=("name", *counts, "format", "picture", "problem"),
     )
 
 

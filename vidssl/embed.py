@@ -25,6 +25,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from .data import catalog
 from .data.decode import open_decoder
 from .data.decode.auto import choose_decoder
 from .data.store import Store
@@ -186,7 +187,7 @@ def embed(
     opened.close()
     if accelerator.is_main_process:
         about = {
-            "data": f"{store.path.name}-{store.label_system}" if store.label_system else store.path.name,
+            "data": catalog.name_of(store),
             "run": pretrained.folder.name if pretrained.folder else None,
             "weights": Path(pretrained.weights.path).name,
             "width": width,

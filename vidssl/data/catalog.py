@@ -18,7 +18,7 @@ from ..engine.progress import Reporter
 from ..errors import DataError
 from ..home import stores_dir
 from .datasets import DATASETS
-from .store import Store, StoreMeta, official_splits, open_store, read_meta
+from .store import FIRST_SPLIT, Store, StoreMeta, official_splits, open_store, read_meta
 from .subset import nested_subsets, parse_size
 
 if TYPE_CHECKING:
@@ -77,6 +77,13 @@ def split_of(name: str) -> tuple[str, str | None]:
     if not colon or ("/" in name and ("/" in split or Path(name).expanduser().exists())):
         return name, None
     return base, split
+
+
+def name_of(store: Store) -> str:
+    """The name that `open_data` opens this store by, with its label system and its official split."""
+    system = f"-{store.label_system}" if store.label_system else ""
+    split = f":{store.official_split}" if store.official_split != FIRST_SPLIT else ""
+    return f"{store.path.name}{system}{split}"
 
 
 def prepare_embedded(

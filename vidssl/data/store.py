@@ -148,8 +148,10 @@ class Store:
         return np.flatnonzero(self.splits == split)
 
     def fingerprint(self) -> str:
-        """A hash that changes when a video does: ids, lengths and the size of every packet."""
+        """A hash that changes when a video does: ids, lengths and the size of every packet; and the official split."""
         digest = hashlib.sha256("\n".join(self.ids).encode())
+        if self.official_split != FIRST_SPLIT:
+            digest.update(self.official_split.encode())
         for array in (self.frames, self._sizes):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]

@@ -18,7 +18,7 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..backbones import BACKBONES
-from ..data.catalog import EMBEDDED
+from ..data.catalog import EMBEDDED, split_of
 from ..errors import RunError
 from ..spec import RunSpec, to_dict
 from ..tasks import TASKS
@@ -94,7 +94,7 @@ def card(run: Path, artifact: Artifact, spec: RunSpec) -> str:
         videos=summary["pretrain"]["videos_trained"],
         warnings=list(summary["pretrain"]["warnings"].values()),
         embedded=spec.data.source.partition("-")[0] == EMBEDDED,
-        research=spec.data.source in RESEARCH,
+        research=split_of(spec.data.source)[0] in RESEARCH,
         begun_with=weights and {**weights, "path": Path(weights["path"]).name},
         task_paper=TASKS.get(spec.task.name).paper,
         origin=BACKBONES.get(spec.backbone.name).origin,

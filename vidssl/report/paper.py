@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from ..backbones import BACKBONES
+from ..data.catalog import split_of
 from ..spec import RunSpec, signature_options
 
 _COLUMNS = {
@@ -59,7 +60,7 @@ def published(spec: RunSpec) -> tuple[float | None, str]:
     wanted = {
         "source": (spec.data.source, "k400"),
         "subset": (spec.data.subset, "50k"),
-        "target": (spec.data.target, "ucf101"),
+        "target": (split_of(spec.data.target)[0], "ucf101"),
         "frames": (spec.data.frames, 16),
         "size": (spec.data.size, 112),
         "pre-training epochs": (spec.pretrain.epochs, 200),
