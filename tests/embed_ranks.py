@@ -17,7 +17,7 @@ from vidssl.data.store import open_store
 from vidssl.embed import Wanted
 from vidssl.engine.progress import Reporter
 from vidssl.pretrained import open_run
-from vidssl.resolve import leave_together
+from vidssl.resolve import leave_together, processes
 
 
 def main() -> None:
@@ -27,6 +27,7 @@ def main() -> None:
     embed.PIECE = 5
     asked = json.loads((folder / "request.json").read_text())
     store = open_store(asked["store"])
+    assert processes().num_processes == 2
     opened = open_run(Path(asked["run"]), {})
     embed.embed(opened, store, Wanted(clips=2), folder / "two.npz", Reporter(quiet=True), decoder="pyav")
     leave_together()

@@ -149,8 +149,8 @@ def test_sigkill_at_any_moment_then_again_equals_never_stopped(finished, home, t
 @pytest.mark.slow
 def test_two_processes_make_one_run(home, tmp_path):
     out = tmp_path / "two"
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "vidssl", "run"]
-    words += ["--data", "tiny", "--out", str(out), *SMALL, "--set", "pretrain.batch=5"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "vidssl"]
+    words = [*launch, "run", "--data", "tiny", "--out", str(out), *SMALL, "--set", "pretrain.batch=5"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False, env=environment(home))
     assert done.returncode == 0, done.stderr
     summary = json.loads((out / "summary.json").read_text())
@@ -159,6 +159,15 @@ def test_two_processes_make_one_run(home, tmp_path):
     lines = [record for record in log_without_time(out) if record["stage"] == "pretrain"]
     assert [record["step"] for record in lines if "watch" not in record] == [3, 6]
     assert [record["step"] for record in lines if "watch" in record] == [0, 2, 4, 6]
+
+    # the second process tests the network that the first has written
+    words = [*launch, "eval", str(out), "--on", "tiny", "--with", "robustness", "--out", str(tmp_path / "noisy")]
+    words += ["--set", "eval.noise_kinds=['shot']", "--set", "eval.noise_severities=[1]", "--set", "finetune.batch=5"]
+    words += ["--set", "finetune.epochs=1"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False, env=environment(home))
+    assert done.returncode == 0, done.stderr
+    evals = json.loads((tmp_path / "noisy" / "summary.json").read_text())["evals"]
+    assert evals["robustness"]["clean"]["top1"] == evals["finetune"]["top1"]
 
 
 def test_sigterm_leaves_a_checkpoint_and_says_how_to_go_on(home, tmp_path):
@@ -465,12 +474,14 @@ def test_all_evaluations_on_other_data_then_the_report(finished, home, tiny_sour
     done = vidssl(*words, "--json", home=home)
     assert done.returncode == 0, done.stderr
     evals = json.loads(done.stdout.splitlines()[-1])["evals"]
-    assert set(evals) == {"finetune", "linear", "retrieval", "robustness", "cka", f"cka-{finished[0].name}"}
+    weights = hashlib.sha256((finished[0] / "model.safetensors").read_bytes()).hexdigest()
+    other = f"{finished[0].name}-{weights[:8]}"
+    assert set(evals) == {"finetune", "linear", "retrieval", "robustness", "cka", f"cka-{other}"}
     assert len(evals["finetune"]["seeds"]) == 2
     assert list(evals["robustness"]["noises"]["shot"]) == ["1", "5"]
     assert evals["cka"]["maps"]["pre-trained / pre-trained"]["dropped"] == 2, "6 test videos in minibatches of 4"
-    itself = evals[f"cka-{finished[0].name}"]["maps"]
-    assert itself[f"pre-trained / {finished[0].name}"]["mean"] == pytest.approx(
+    itself = evals[f"cka-{other}"]["maps"]
+    assert itself[f"pre-trained / {other}"]["mean"] == pytest.approx(
         evals["cka"]["maps"]["pre-trained / pre-trained"]["mean"], abs=0.2
     )
     files = {path.relative_to(tmp_path / "evals").as_posix() for path in (tmp_path / "evals").rglob("*.*")}
@@ -498,3 +509,34 @@ def test_all_evaluations_on_other_data_then_the_report(finished, home, tiny_sour
     text = (tmp_path / "report.html").read_text()
     assert text.count("data:image") >= 6
     assert "robustness" in text
+
+
+def test_results_of_other_weights_or_other_labels_are_not_handed_out(finished, home, tiny_source, tmp_path):
+    run, place, source = tmp_path / "run", tmp_path / "evals", tmp_path / "videos"
+    shutil.copytree(finished[0], run, ignore=shutil.ignore_patterns("evals"))
+    shutil.copytree(tiny_source, source)
+    files = sorted(path.relative_to(source).as_posix() for path in source.rglob("*.mp4"))
+
+    def prepare(train, test):
+        for split, part in (("train", train), ("test", test)):
+            rows = [f"{name},{name.partition('/')[0]}" for name in files if name.rpartition("/")[2][0] in part]
+            (source / f"{split}.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+        shutil.rmtree(home / "data" / "again", ignore_errors=True)
+        done = vidssl("prep", "folder", "--source", source, "--name", "again", "--short-side", 48, home=home)
+        assert done.returncode == 0, done.stderr
+
+    prepare("01", "23")
+    words = ("eval", run, "--on", "again", "--with", "retrieval", "--out", place)
+    assert vidssl(*words, home=home).returncode == 0
+    prepare("23", "01")
+    other_split = vidssl(*words, home=home)
+    assert other_split.returncode == 2
+    assert "labels or splits of the target data 'again' changed" in other_split.stderr
+
+    prepare("01", "23")
+    state = load_file(run / "model.safetensors")
+    save_file({key: value + 1 if "weight" in key else value for key, value in state.items()}, run / "model.safetensors")
+    retrained = vidssl(*words, home=home)
+    assert retrained.returncode == 2
+    assert "weights" in retrained.stderr
+    shutil.rmtree(home / "data" / "again")

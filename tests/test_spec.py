@@ -52,6 +52,13 @@ def test_override_values_are_read_as_toml(text, key, value):
         ({"pretrain.optimizer": "adam"}, "adamw"),
         ({"pretrain": 3}, "table"),
         ({"seed.x": 3}, "unknown key"),
+        ({"seed": -1}, "0 or more"),
+        ({"backbone": 3}, "no table"),
+        ({"eval.linear_weight_decay": -1.0}, "0.0 or more"),
+        ({"eval.noise_kinds": ["fog"]}, "gaussian"),
+        ({"eval.noise_severities": [1, 6]}, "'6'"),
+        ({"eval.ks": []}, "empty"),
+        ({"eval.ks": [1, "5"]}, "whole numbers"),
     ],
 )
 def test_mistakes(changes, says):

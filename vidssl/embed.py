@@ -9,7 +9,6 @@ writes the same bytes on one kind of device.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import shutil
@@ -155,7 +154,7 @@ def embed(
     request = {
         "weights": pretrained.weights.sha256,
         "backbone": to_dict(spec)["backbone"],
-        "data": {"videos": store.fingerprint(), "labels": _labels_hash(store)},
+        "data": {"videos": store.fingerprint(), "labels": store.labels_fingerprint()},
         "clip": {**asdict(clip), "stride": stride},
         "precision": precision,
         "decoder": decoder,
@@ -246,12 +245,6 @@ def _rows(store: Store, split: str) -> np.ndarray:
         there = ", ".join(f"{name or 'none'} {count}" for name, count in zip(names, counts, strict=True))
         raise DataError(f"{store.path.name!r} has no video of split {split!r} (by split: {there}). Take --split all.")
     return rows
-
-
-def _labels_hash(store: Store) -> str:
-    """Of labels, their names and splits, which a store's fingerprint does not know."""
-    text = json.dumps([store.label_names, store.splits.tolist(), store.labels.tolist()])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _require_same(place: Path, kept: Mapping[str, Any], request: Mapping[str, Any]) -> None:

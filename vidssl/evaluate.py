@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from . import presets
 from .backbones import create_backbone
 from .backbones.base import Backbone, num_parameters
-from .backbones.weights import Loaded, load_weights
+from .backbones.weights import load_weights
 from .data import catalog
 from .data.decode import open_decoder
 from .data.store import Store
@@ -21,9 +22,9 @@ from .engine.progress import Reporter
 from .engine.runs import RunDirectory, write_atomic
 from .engine.setup import build_accelerator, keep_freed_memory, resolve_engine
 from .engine.trainer import Context
-from .errors import ConfigError
+from .errors import ConfigError, RunError
 from .evals.names import EVALS
-from .evals.over_splits import mean_over_splits
+from .evals.over_splits import ALL_SPLITS, evaluate_splits
 from .evals.protocols import with_protocol
 from .evals.suite import Suite, check_evaluations
 from .evals.target import open_target
@@ -43,9 +44,6 @@ from .resolve import (
 )
 from .spec import RunSpec, complete_options, from_dict, override, signature_options, to_dict
 
-ALL_SPLITS = "all"
-"""`--on ucf101:all` is each of its official splits, and their mean."""
-
 
 def run_evaluations(
     backbone: Backbone, store: Store, spec: RunSpec, context: Context, against: Sequence[Pretrained] = ()
@@ -57,7 +55,9 @@ def run_evaluations(
     results = suite.run_all()
     for other in against:
         assert other.folder is not None
-        results[f"cka-{other.folder.name}"] = suite.compare_with(other.backbone, other.folder.name)
+        # two runs may have one name, and one name two trainings
+        name = f"{other.folder.name}-{other.weights.sha256[:8]}"
+        results[f"cka-{name}"] = suite.compare_with(other.backbone, name)
     return results
 
 
@@ -65,7 +65,7 @@ def summarise(
     spec: RunSpec,
     backbone: Backbone,
     pretrain: dict[str, Any] | None,
-    weights: Loaded | None,
+    weights: dict[str, Any] | None,
     results: dict[str, Any],
     context: Context,
 ) -> dict[str, Any]:
@@ -73,12 +73,12 @@ def summarise(
 
     Args:
         pretrain: the result of the pre-training; None for weights that were not pre-trained here.
-        weights: the file that training or evaluation began with; None where weights were drawn.
+        weights: the file that training or evaluation began with, `Loaded.to_dict`; None where weights were drawn.
     """
     summary = {
         "spec": to_dict(override(spec, {"eval.names": [name for name in EVALS if name in results]})),
         "backbone_parameters": num_parameters(backbone),
-        "weights": weights.to_dict() if weights else None,
+        "weights": weights,
         "pretrain": pretrain,
         "evals": results,
         "seconds": sum(stage["seconds"] for stage in [*([pretrain] if pretrain else []), *results.values()]),
@@ -132,38 +132,6 @@ def evaluate(
     return summary
 
 
-def evaluate_splits(
-    base: str, evaluate_on: Callable[[str, Path | None], dict[str, Any]], out: Path | None, reporter: Reporter
-) -> dict[str, Any]:
-    """Evaluates on each official split of a data set, each in its own folder, and writes their mean beside them, into
-    `DATASET_splits.json`.
-
-    Raises ConfigError where the data set has a single split.
-    """
-    splits = open_data(base, reporter).official_splits
-    if len(splits) < 2:
-        raise ConfigError(f"data set {base!r} has a single official split: `--on {base}`.")
-    found = {}
-    for split in splits:
-        reporter.say(f"official split {split} of {', '.join(splits)}")
-        found[split] = evaluate_on(f"{base}:{split}", out and out / f"split{split}")
-    first = found[splits[0]]
-    evals = mean_over_splits({split: summary["evals"] for split, summary in found.items()})
-    folder = Path(first["directory"]).parent
-    file = folder / f"{_file_name(base)}_splits.json"
-    summary = {
-        **first,
-        "spec": {**first["spec"], "data": {**first["spec"]["data"], "target": f"{base}:{ALL_SPLITS}"}},
-        "evals": evals,
-        "seconds": sum(each["seconds"] for each in found.values()),
-        "directory": str(folder),
-        "splits": {split: each["directory"] for split, each in found.items()},
-    }
-    if processes().is_main_process:
-        write_atomic(file, json.dumps(summary, indent=1))
-    return summary
-
-
 def evaluate_run(
     directory: Path,
     on: str,
@@ -188,24 +156,30 @@ def evaluate_run(
     stored = RunDirectory(folder).stored() or {}
     made_by = stored.pop("identity", {})
     spec = from_dict(stored)
-    own = out is None and not changes and on == spec.data.target
+    own = out is None and not changes and catalog.same_data(on, spec.data.target)
     own = own and (spec.engine.precision != "bf16" or torch.cuda.is_available())
     if spec.engine.precision == "bf16" and not torch.cuda.is_available():  # pre-trained on a GPU, evaluated without
         spec = replace(spec, engine=replace(spec.engine, precision="auto", compile="auto", layout="auto"))
+    requested = json.loads(made_by["requested"])
     entries = with_protocol(changes)
+    pretrained_on = spec.data.source, spec.data.subset
     spec = override(spec, entries)
     spec = replace(spec, engine=resolve_engine(spec.engine, torch.cuda.is_available()))
     backbone = create_backbone(spec.backbone.name, **spec.backbone.options)
-    load_weights(backbone, folder / "model.safetensors", input=backbone.input)
+    loaded = load_weights(backbone, folder / "model.safetensors", input=backbone.input)
     store = open_data(on, reporter)
     if spec.preset == "small":
-        spec = override(spec, _small(spec, store, entries, ("finetune.epochs",)))
-    resolved = Resolved(spec, None, store)
+        # what the run was told by hand it keeps
+        spec = override(spec, _small(spec, store, {**with_protocol(requested), **entries}, ("finetune.epochs",)))
+    resolved = Resolved(spec, None, store, notes=_seen_before(*pretrained_on, on, store, reporter))
     if own:
-        place, request = folder, json.loads(made_by["requested"])
+        place, request = folder, requested
     else:
-        place, request = out or _place(folder, on), {"run": folder.name, "on": on, **changes}
-    return _evaluate(resolved, backbone, pretrain, request, place, on, names, reporter, against)
+        place = out or _place(folder, on)
+        request = {"run": folder.resolve().name, "weights": loaded.sha256, "on": on, **changes}
+    summary = folder / "summary.json"
+    begun_with = json.loads(summary.read_text())["weights"] if summary.exists() else None
+    return _evaluate(resolved, backbone, pretrain, begun_with, request, place, on, names, reporter, against)
 
 
 def evaluate_weights(
@@ -250,17 +224,28 @@ def evaluate_weights(
     resolved = Resolved(spec, None, store, backbone, weights, [weights.line(), *notes])
     request = {"weights": weights.sha256, "backbone": name, "on": on, **changes}
     folder = runs_dir() / f"weights-{name}-{weights.sha256[:8]}"
-    return _evaluate(resolved, backbone, None, request, out or _place(folder, on), on, names, reporter, against)
+    place, begun_with = out or _place(folder, on), weights.to_dict()
+    return _evaluate(resolved, backbone, None, begun_with, request, place, on, names, reporter, against)
+
+
+def _seen_before(source: str, subset: str, on: str, store: Store, reporter: Reporter) -> list[str]:
+    """Says where the pre-training saw test videos, without their labels: official splits share theirs."""
+    base = catalog.split_of(source)[0]
+    if base != catalog.split_of(on)[0]:
+        return []
+    pretrained_on = open_data(source, reporter)
+    rows = catalog.training_rows(pretrained_on, subset)
+    seen = int(np.isin(store.keys[store.indices("test")], pretrained_on.keys[rows]).sum())
+    if not seen:
+        return []
+    return [
+        f"note: {seen} of {len(store.indices('test'))} test videos of {on!r} were among those that the network was "
+        f"pre-trained on ({source!r}), without their labels"
+    ]
 
 
 def _place(folder: Path, on: str) -> Path:
-    return folder / "evals" / _file_name(on)
-
-
-def _file_name(on: str) -> str:
-    """`ucf101:2` -> `ucf101_split2`; the path of a store in one piece."""
-    name, split = catalog.split_of(on)
-    return name.strip("/").replace("/", "_") + (f"_split{split}" if split else "")
+    return folder / "evals" / catalog.folder_name(on)
 
 
 def _small(spec: RunSpec, store: Store, changes: Mapping[str, Any], wanted: tuple[str, ...]) -> dict[str, Any]:
@@ -273,6 +258,7 @@ def _evaluate(
     resolved: Resolved,
     backbone: Backbone,
     pretrain: dict[str, Any] | None,
+    begun_with: dict[str, Any] | None,
     request: Mapping[str, Any],
     out: Path,
     on: str,
@@ -288,20 +274,26 @@ def _evaluate(
         reporter.say(note)
     run = RunDirectory(out, processes().is_main_process)
     kept = run.stored()
+    processes().wait_for_everyone()  # before one of them writes what the others look for
     spec, store = resolved.spec, resolved.target
     assert store is not None
     checked = [*names, *(["cka"] if against else [])]
     check_evaluations(override(spec, {"eval.names": checked}), store)
+    if kept is not None:
+        run.require_same(kept, dict(request), request_hash(request))
+        require_unchanged(run, kept.pop("identity"), resolved)
+        spec = override(from_dict(kept), {"eval.names": names})
+        if spec.engine.precision == "bf16" and not torch.cuda.is_available():
+            raise RunError(
+                f"{run.path} was begun in bf16 on a GPU, and there is none here. Go on with it where there is one, or "
+                "begin anew with --out."
+            )
     accelerator = build_accelerator(spec.engine)
     if kept is None:
         data = replace(spec.data, target=on, target_decoder="auto")
         resolved.spec = replace(spec, data=data, eval=replace(spec.eval, names=names))
         spec, figures = measure(resolved, accelerator, reporter)
         run.begin(to_dict(spec), identity(request, resolved), figures)
-    else:
-        run.require_same(kept, dict(request), request_hash(request))
-        require_unchanged(run, kept.pop("identity"), resolved)
-        spec = override(from_dict(kept), {"eval.names": names})
     context = Context(accelerator, spec.engine, run, request_hash(request), spec.seed, reporter)
     results = run_evaluations(backbone, store, spec, context, against)
-    return summarise(spec, backbone, pretrain, resolved.weights, results, context)
+    return summarise(spec, backbone, pretrain, begun_with, results, context)

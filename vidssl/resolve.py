@@ -138,7 +138,7 @@ def choose_preset(asked: str, data: str, on_gpu: bool) -> tuple[str, list[str]]:
     """The preset, and why where it was chosen and is not the benchmark's."""
     if asked != "auto":
         return asked, []
-    embedded = data.partition("-")[0] == catalog.EMBEDDED
+    embedded = catalog.split_of(data)[0].partition("-")[0] == catalog.EMBEDDED
     if on_gpu and not embedded:
         return "paper", []
     why = "for the embedded data" if embedded else "because there is no GPU"
@@ -192,6 +192,8 @@ def identity(request: Mapping[str, Any], resolved: Resolved) -> dict[str, str]:
         "requested": json.dumps(dict(request), sort_keys=True),
         "source": resolved.source.fingerprint() if resolved.source else "none",
         "target": resolved.target.fingerprint() if resolved.target else "none",
+        "source_labels": resolved.source.labels_fingerprint() if resolved.source else "none",
+        "target_labels": resolved.target.labels_fingerprint() if resolved.target else "none",
         **({"weights": resolved.weights.sha256} if resolved.weights else {}),
     }
 
@@ -202,6 +204,9 @@ def require_unchanged(run: RunDirectory, stored: Mapping[str, str], resolved: Re
     for role, store in (("source", resolved.source), ("target", resolved.target)):
         if store is not None:
             present[role] = f"the {role} data {store.path.name!r}", store.fingerprint()
+            if f"{role}_labels" in stored:  # older runs do not say
+                what = f"labels or splits of the {role} data {store.path.name!r}"
+                present[f"{role}_labels"] = what, store.labels_fingerprint()
     if resolved.weights is not None:
         present["weights"] = f"the file of weights {resolved.weights.path}", resolved.weights.sha256
     for role, (what, now) in present.items():

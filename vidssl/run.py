@@ -149,7 +149,8 @@ def _stages(task: Task, resolved: Resolved, context: Context) -> dict[str, Any]:
     target = resolved.target
     pretrain = _pretrain(task, decoder, target, spec, context)
     results = {} if target is None else run_evaluations(task.backbone, target, spec, context)
-    return summarise(spec, task.backbone, pretrain, resolved.weights, results, context)
+    begun_with = resolved.weights.to_dict() if resolved.weights else None
+    return summarise(spec, task.backbone, pretrain, begun_with, results, context)
 
 
 def _pretrain(task: Task, decoder: Decoder, target: Store | None, spec: RunSpec, context: Context) -> dict[str, Any]:

@@ -213,6 +213,9 @@ _AT_LEAST = {
     "pretext_repeats": 1,
     "stride": 1,
     "seeds": 1,
+    "seed": 0,
+    "weight_decay": 0.0,
+    "linear_weight_decay": 0.0,
     "cka_batch": 4,
     "cka_videos": 4,
     "every": 0,
@@ -252,6 +255,8 @@ def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
         if key not in hints:
             raise unknown_name("key", prefix + key, [prefix + name for name in hints])
         if hints[key] is Named:
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{prefix}{key} = {value!r} is no table; set {prefix}{key}.name=NAME instead.")
             options = dict(value)
             arguments[key] = Named(options.pop("name"), options)
         elif is_dataclass(hints[key]):

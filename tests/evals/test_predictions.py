@@ -8,6 +8,7 @@ import pytest
 from vidssl.errors import RunError
 from vidssl.evals.predictions import Predictions
 from vidssl.evals.statistics import student_interval
+from vidssl.evals.target import Target
 
 PROBABILITIES = np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.4, 0.4, 0.2], [0.1, 0.2, 0.7]])
 
@@ -33,13 +34,20 @@ def test_kept_and_read_again(tmp_path):
     assert again.labels.tolist() == [0, 0, 1, 1]
 
 
-@pytest.mark.parametrize("content", [None, b"no archive"])
+@pytest.mark.parametrize("content", [None, b"no archive", b"PK\x03\x04 cut"])
 def test_a_file_that_is_none_of_these_is_named(tmp_path, content):
     path = tmp_path / "finetune.npz"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(RunError, match=r"finetune\.npz"):
         Predictions.load(path)
+
+
+def test_answers_that_are_no_numbers_are_no_answers():
+    """argmax would take them for the first class."""
+    target = Target(None, np.arange(2), np.arange(2), 3)
+    with pytest.raises(RunError, match="not finite"):
+        target.predictions(np.array([[0.5, 0.5, 0.0], [np.nan, 0.2, 0.1]]))
 
 
 @pytest.mark.parametrize(("count", "quantile"), [(2, 12.7062), (3, 4.3027), (5, 2.7764), (10, 2.2622), (31, 2.0423)])

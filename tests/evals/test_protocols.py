@@ -26,13 +26,24 @@ def test_every_name_that_is_legal_is_a_protocol_and_gives_a_legal_spec():
         spec = override(RunSpec(), with_protocol({"eval.protocol": name}))
         assert spec.eval.protocol == name
         ClassifyArgs(5, spec.eval.stride, spec.eval.crop, spec.eval.flip)
-    with pytest.raises(ConfigError, match=r"eval\.protocol"):
-        override(RunSpec(), with_protocol({"eval.protocol": "nobody"}))
+    for wrong in ("nobody", ["vcop"]):
+        with pytest.raises(ConfigError, match=r"eval\.protocol"):
+            with_protocol({"eval.protocol": wrong})
 
 
 def test_what_is_set_by_hand_wins():
     spec = override(RunSpec(), with_protocol({"finetune.epochs": 3, "eval.protocol": "prp"}))
     assert (spec.finetune.epochs, spec.finetune.schedule, spec.finetune.milestones) == (3, "steps", [100])
+
+
+def test_nothing_of_another_protocol_is_left():
+    """A run that was made by one and is evaluated by another, the benchmark's too."""
+    made = override(RunSpec(), with_protocol({"eval.protocol": "ctp"}))
+    for name in ("vcop", "paper"):
+        again = override(made, with_protocol({"eval.protocol": name}))
+        fresh = override(RunSpec(), with_protocol({"eval.protocol": name}))
+        assert (again.finetune, again.eval) == (fresh.finetune, fresh.eval)
+    assert override(made, with_protocol({})) == made
 
 
 def test_the_rate_falls_to_a_tenth_after_each_milestone():
@@ -95,12 +106,15 @@ def test_resized_crops_show_a_quarter_to_all_of_the_picture():
 def test_a_flip_of_the_centre_crop_is_refused():
     with pytest.raises(ConfigError, match=r"eval\.crop"):
         ClassifyArgs(3, flip=0.5)
+    with pytest.raises(ConfigError, match="no probability"):
+        ClassifyArgs(3, crop="random", flip=5)
 
 
 def test_strided_clips_reach_from_the_first_frame_to_the_last():
     indices = clip_indices(np.array([40, 8]), ClipSpec(4, 28), 3, stride=3)
     assert indices[0].tolist() == [[0, 3, 6, 9], [15, 18, 21, 24], [30, 33, 36, 39]]
     assert indices[1, 0].tolist() == [0, 3, 6, 1], "a short video starts again"
+    assert clip_indices(np.zeros(0, np.int64), ClipSpec(4, 28), 3).shape == (0, 3, 4), "a process without videos"
 
 
 def test_probabilities_and_logits_are_averaged_before_or_after_the_softmax():

@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -82,7 +83,7 @@ class CKAMap:
         try:
             with np.load(path) as file:
                 values = {each.name: file[each.name] for each in fields(cls)}
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
             raise RunError(
                 f"{path} cannot be read as a CKA map ({error}). Evaluate again: `vidssl eval RUN --on DATA --with cka`."
             ) from error

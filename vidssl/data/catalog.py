@@ -79,6 +79,18 @@ def split_of(name: str) -> tuple[str, str | None]:
     return base, split
 
 
+def same_data(one: str, other: str) -> bool:
+    """Whether two names open the same videos, labels and split: "ucf101" is "ucf101:1"."""
+    (name, split), (other_name, other_split) = split_of(one), split_of(other)
+    return name == other_name and (split or FIRST_SPLIT) == (other_split or FIRST_SPLIT)
+
+
+def folder_name(name: str) -> str:
+    """A data set's name as that of a folder: "ucf101:2" -> "ucf101_split2"; the path of a store in one piece."""
+    base, split = split_of(name)
+    return base.strip("/").replace("/", "_") + (f"_split{split}" if split else "")
+
+
 def name_of(store: Store) -> str:
     """The name that `open_data` opens this store by, with its label system and its official split."""
     system = f"-{store.label_system}" if store.label_system else ""

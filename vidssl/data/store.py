@@ -148,13 +148,16 @@ class Store:
         return np.flatnonzero(self.splits == split)
 
     def fingerprint(self) -> str:
-        """A hash that changes when a video does: ids, lengths and the size of every packet; and the official split."""
+        """A hash that changes when a video does: ids, lengths and the size of every packet."""
         digest = hashlib.sha256("\n".join(self.ids).encode())
-        if self.official_split != FIRST_SPLIT:
-            digest.update(self.official_split.encode())
         for array in (self.frames, self._sizes):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
+
+    def labels_fingerprint(self) -> str:
+        """A hash of labels, their names and the split, which `fingerprint` does not know."""
+        text = json.dumps([self.label_names, self.splits.tolist(), self.labels.tolist()])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def packet_sizes(self, video: int) -> np.ndarray:
         first = self._first_packet[video]

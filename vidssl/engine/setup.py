@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 
 from ..backbones.base import Backbone
@@ -52,6 +52,8 @@ def resolve_engine(engine: EngineSpec, on_gpu: bool) -> EngineSpec:
 
 
 def build_accelerator(engine: EngineSpec) -> Accelerator:
+    # first, because without it Accelerate takes processes that torchrun started on a CPU for one each
+    PartialState(cpu=not torch.cuda.is_available())
     # with synced batch norm every buffer (statistics, queues) is the same on all ranks already
     buffers = DistributedDataParallelKwargs(broadcast_buffers=engine.batch_norm == "local")
     return Accelerator(

@@ -48,6 +48,8 @@ class ClassifyArgs:
     def __post_init__(self) -> None:
         if self.crop not in CROPS:
             raise unknown_name("crop of the fine-tuning", self.crop, CROPS)
+        if not 0 <= self.flip <= 1:
+            raise ConfigError(f"eval.flip={self.flip} is no probability; legal: 0 to 1.")
         if self.crop == "centre" and self.flip:
             raise ConfigError(
                 f"eval.flip={self.flip} goes with eval.crop=random or resized; the centre crop is taken as it is."

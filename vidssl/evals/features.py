@@ -22,13 +22,13 @@ def clip_indices(video_frames: np.ndarray, clip: ClipSpec, clips: int, stride: i
     frame to its last; a short video loops (RSPNet's way)."""
     starts = uniform_starts(video_frames, (clip.frames - 1) * stride + 1, clips)
     indices = starts[:, :, None] + np.arange(clip.frames) * stride
-    flat = extend(indices.reshape(len(indices), -1), video_frames, "loop")
+    flat = extend(indices.reshape(len(indices), clips * clip.frames), video_frames, "loop")
     return flat.reshape(indices.shape)
 
 
 def clip_batches(decoder: Decoder, rows: np.ndarray, clip: ClipSpec, clips: int, batch: int, stride: int = 1):
     """Yields (positions into the flat [V * clips] order, x_BCTHW float on the device)."""
-    indices = clip_indices(decoder.store.frames[rows], clip, clips, stride).reshape(len(rows) * clips, -1)
+    indices = clip_indices(decoder.store.frames[rows], clip, clips, stride).reshape(len(rows) * clips, clip.frames)
     for first in range(0, len(indices), batch):
         positions = np.arange(first, min(first + batch, len(indices)))
         frames = decoder.decode([ClipRequest(int(rows[p // clips]), indices[p]) for p in positions])
@@ -45,34 +45,42 @@ def per_clip(
     context: Context,
     title: str,
     stride: int = 1,
+    average: bool = False,
 ) -> np.ndarray:
     """Runs a network over the test clips of videos; ranks share the videos.
 
     Args:
         network: x_BCTHW -> [B, D], in eval mode.
         rows: int64 [V], rows of the decoder's store.
+        average: keeps the mean over the clips of a video alone, where all of them would be too much to hold.
 
     Returns:
-        float32 [V, clips, D], the same on every rank.
+        float32 [V, clips, D], or [V, 1, D], the same on every rank.
     """
     world, rank = context.accelerator.num_processes, context.accelerator.process_index
     mine = np.arange(rank, len(rows), world)
-    parts = []
+    kept = 1 if average else clips
+    own = np.zeros((0, 0), np.float32)
     with (
         context.reporter.meter(title, len(mine) * clips) as meter,
         torch.inference_mode(),
         context.accelerator.autocast(),
     ):
         for positions, x_BCTHW in clip_batches(decoder, rows[mine], clip, clips, batch, stride):
-            parts.append(network(x_BCTHW).float().cpu().numpy())
+            found = network(x_BCTHW).float().cpu().numpy()
+            if not own.size:
+                own = np.zeros((len(mine) * kept, found.shape[1]), np.float32)
+            if average:
+                np.add.at(own, positions // clips, found / clips)
+            else:
+                own[positions] = found
             meter.update(int(positions[-1]) + 1)
-    own = np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
     pieces = gather_object([(mine, own)])
     width = max(piece.shape[1] for _, piece in pieces)
-    whole = np.empty((len(rows), clips, width), np.float32)
+    whole = np.empty((len(rows), kept, width), np.float32)
     for positions, piece in pieces:
         if len(positions):
-            whole[positions] = piece.reshape(len(positions), clips, width)
+            whole[positions] = piece.reshape(len(positions), kept, width)
     return whole
 
 
@@ -105,6 +113,8 @@ def video_features(
     stride: int = 1,
     kind: str = "pooled",
 ) -> np.ndarray:
-    """Features of a frozen backbone, float32 [V, clips, D]; see `feature`."""
+    """Features of a frozen backbone, float32 [V, clips, D]; see `feature`. Of the map the mean over the clips alone,
+    [V, 1, D]: all clips of UCF101 would be 3.5 GB."""
     backbone.to(context.device).eval()
-    return per_clip(feature(backbone, kind), decoder, rows, clip, clips, batch, context, title, stride)
+    average = kind == "map"
+    return per_clip(feature(backbone, kind), decoder, rows, clip, clips, batch, context, title, stride, average)

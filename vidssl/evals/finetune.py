@@ -42,7 +42,7 @@ def finetune(backbone: Backbone, target: Target, spec: RunSpec, context: Context
     return {
         **first,
         "top1": float(np.mean(top1)),
-        "interval": [low, high],
+        "interval": [max(0.0, low), min(1.0, high)],
         "interval_of": f"the mean of {len(top1)} seeds",
         "seeds": top1,
         "per_class": {

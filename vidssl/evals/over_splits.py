@@ -6,12 +6,58 @@ the mean.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..data import catalog
+from ..engine.progress import Reporter
+from ..engine.runs import write_atomic
+from ..errors import ConfigError
+from ..resolve import open_data, processes
+from .robustness import relative_drop
+
+ALL_SPLITS = "all"
+"""`--on ucf101:all` is each of its official splits, and their mean."""
 SCORED = ("finetune", "linear", "retrieval")
+
+
+def evaluate_splits(
+    base: str, evaluate_on: Callable[[str, Path | None], dict[str, Any]], out: Path | None, reporter: Reporter
+) -> dict[str, Any]:
+    """Evaluates on each official split of a data set, each in its own folder, and writes their mean beside them, into
+    `DATASET_splits.json`.
+
+    Raises ConfigError where the data set has a single split.
+    """
+    splits = open_data(base, reporter).official_splits
+    if len(splits) < 2:
+        raise ConfigError(f"data set {base!r} has a single official split: `--on {base}`.")
+    found = {}
+    for split in splits:
+        reporter.say(f"official split {split} of {', '.join(splits)}")
+        found[split] = evaluate_on(f"{base}:{split}", out and out / f"split{split}")
+    first = found[splits[0]]
+    evals = mean_over_splits({split: summary["evals"] for split, summary in found.items()})
+    # the split that a run was made with is in the run's own folder
+    folder = out or next(
+        place for place in (Path(f["directory"]).parent for f in found.values()) if place.name == "evals"
+    )
+    file = folder / f"{catalog.folder_name(base)}_splits.json"
+    summary = {
+        **first,
+        "spec": {**first["spec"], "data": {**first["spec"]["data"], "target": f"{base}:{ALL_SPLITS}"}},
+        "evals": evals,
+        "seconds": sum(each["seconds"] for each in found.values()),
+        "directory": str(folder),
+        "splits": {split: each["directory"] for split, each in found.items()},
+    }
+    if processes().is_main_process:
+        write_atomic(file, json.dumps(summary, indent=1))
+    return summary
 
 
 def mean_over_splits(evals: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -55,8 +101,6 @@ def _mean_chance(chances: list[Any], measures: list[str]) -> Any:
 
 
 def _mean_robustness(noisy: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    from .robustness import relative_drop
-
     results = list(noisy.values())
     clean = _mean(result["clean"]["top1"] for result in results)
     noises = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -68,7 +69,7 @@ class Predictions:
         try:
             with np.load(path) as file:
                 ids, labels, probabilities, classes = (file[name] for name in _ARRAYS)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
             raise RunError(
                 f"{path} cannot be read as predictions ({error}). Evaluate again: `vidssl eval RUN --on DATA --out "
                 "DIR`."

@@ -21,6 +21,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..errors import unknown_name
+from ..spec import RunSpec
+
 _VCOP: dict[str, Any] = {
     "finetune.epochs": 150,
     "finetune.batch": 8,
@@ -59,5 +62,14 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 
 
 def with_protocol(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked for, and what the protocol among it says of the rest."""
-    return {**PROTOCOLS.get(changes.get("eval.protocol", "paper"), {}), **changes}
+    """What was asked for, and what the protocol among it says of the rest: of all that any protocol sets, so that
+    nothing of another one is left. Raises ConfigError on an unknown one."""
+    name = changes.get("eval.protocol")
+    if name is None:
+        return dict(changes)
+    if name not in tuple(PROTOCOLS):
+        raise unknown_name("value of eval.protocol:", str(name), PROTOCOLS)
+    defaults = RunSpec()
+    everything = {key for entries in PROTOCOLS.values() for key in entries}
+    papers = {key: getattr(getattr(defaults, key.partition(".")[0]), key.partition(".")[2]) for key in everything}
+    return {**papers, **PROTOCOLS[name], **changes}

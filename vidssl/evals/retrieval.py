@@ -26,6 +26,8 @@ _SPARE, _SLACK = 16, 2e-6
 Such a product was off by 4e-7 at most, for 512 and for 9216 numbers, with and without negative ones."""
 _PRODUCTS = 1 << 25
 """Similarities at a time: bounds the memory, 128 MiB, whatever the size of the gallery."""
+_PART = 1 << 14
+"""Videos of the gallery that are compared exactly at a time."""
 _CHUNK = 64
 """Queries whose candidates are ordered exactly at a time."""
 
@@ -81,7 +83,8 @@ def _block(queries_QD: torch.Tensor, gallery_GD: torch.Tensor, k: int) -> tuple[
         rows_QC[chunk], similarity_QC[chunk] = candidates.gather(1, order), exact.float()
     for q in many_Q.nonzero()[:, 0].tolist():
         near = (coarse_QG[q] >= similarity_QC[q, k - 1] - _SLACK).nonzero()[:, 0]
-        exact, order = _exact(queries_QD[q], gallery_GD[near]).sort(descending=True, stable=True)
+        parts = [_exact(queries_QD[q], gallery_GD[part]) for part in near.split(_PART)]
+        exact, order = torch.cat(parts).sort(descending=True, stable=True)
         rows_QC[q, :k], similarity_QC[q, :k] = near[order[:k]], exact[:k].float()
     return rows_QC[:, :k], similarity_QC[:, :k]
 

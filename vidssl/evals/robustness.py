@@ -89,7 +89,6 @@ def robustness(task: Classify, target: Target, clip: ClipSpec, spec: RunSpec, co
     conditions = [CLEAN, *product(spec.eval.noise_kinds, sorted(spec.eval.noise_severities))]
     predicted_NV = _predict_all(task, target, clip, spec, conditions, context)
     labels = target.labels[target.test]
-    majority = np.bincount(target.labels[target.train], minlength=target.num_classes).argmax()
     width, height = target.decoder.store.meta.picture
     return {
         "table": spec.eval.noise_table,
@@ -105,7 +104,7 @@ def robustness(task: Classify, target: Target, clip: ClipSpec, spec: RunSpec, co
         "videos": len(labels),
         "clips": spec.eval.clips,
         "classes": target.num_classes,
-        "chance": float((labels == majority).mean()),
+        "chance": target.chance,
         **scores(predicted_NV == labels, conditions),
     }
 
@@ -218,6 +217,8 @@ def _predict(
                 seen_BTHWC = add_noise(frames_BTHWC, kind, severity, spec.eval.noise_table, seed=keys_BT)
             found[place, now] = network(centre_clip(seen_BTHWC, clip.size)).float().cpu().numpy()
             advance(len(requests), f"{kind} {severity or ''}".strip())
+    if not np.isfinite(found).all():
+        raise RunError("the fine-tuned network's answers are not finite: its weights have run away in training.")
     by_video = found.reshape(len(conditions), len(rows), clips, task.args.num_classes)
     return np.stack([video_probabilities(each_VKC, spec.eval.average).argmax(axis=1) for each_VKC in by_video])
 

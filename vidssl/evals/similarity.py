@@ -65,12 +65,10 @@ def _map(
     from ..report.cka_map import draw_cka
     from ..report.curves import png
 
-    found: CKAMap = compare(
-        x.to(context.device),
-        y.to(context.device),
-        _clips(target, spec, context, " / ".join(titles)),
-        spec.eval.cka_modules,
-    )
+    clips = _clips(target, spec, context, " / ".join(titles))
+    # bf16 and TF32 would round the outputs that are compared
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        found: CKAMap = compare(x.to(context.device), y.to(context.device), clips, spec.eval.cka_modules)
     folder = Path(context.run.path)
     if context.run.main:
         found.save(folder / f"{file}.npz")
@@ -92,7 +90,6 @@ def _clips(target: Target, spec: RunSpec, context: Context, title: str) -> Itera
     batches = np.split(rows, range(batch, len(rows), batch))[accelerator.process_index :: accelerator.num_processes]
     mine = np.concatenate(batches) if batches else rows[:0]
     clip = ClipSpec(spec.data.frames, spec.data.size)
-    # in full precision: bf16 would round the outputs that are compared
     with context.reporter.meter(f"CKA, {title}", len(mine)) as meter:
         for positions, x_BCTHW in clip_batches(target.decoder, mine, clip, 1, batch, spec.eval.stride):
             yield x_BCTHW

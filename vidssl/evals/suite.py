@@ -19,6 +19,7 @@ from ..tasks.base import ClipSpec
 from . import features, finetune, linear, retrieval
 from .classify import ClassifyArgs
 from .names import EVALS, NEED_FINETUNE
+from .robustness import check_noises, robustness
 from .statistics import wilson_interval
 from .target import Target, check_store
 
@@ -43,7 +44,8 @@ class Suite:
                 results[name] = self.run(name)
             elif (done := self.context.run.stage_result(name)) is not None:
                 results[name] = done
-        return results
+        compared = [file.stem for file in sorted(Path(self.context.run.path).glob("stages/cka-*.json"))]
+        return results | {name: self.context.run.stage_result(name) for name in compared}
 
     def run(self, name: str) -> dict[str, Any]:
         """The result of one evaluation, from its stage file where it is finished."""
@@ -63,6 +65,8 @@ class Suite:
             done = compute()
             done["seconds"] = time.perf_counter() - begin
             self.context.run.finish_stage(name, done)
+        # what one process wrote (the fine-tuned network), all may read
+        self.context.accelerator.wait_for_everyone()
         return done
 
     def finetune(self) -> dict[str, Any]:
@@ -107,8 +111,6 @@ class Suite:
         }
 
     def robustness(self) -> dict[str, Any]:
-        from .robustness import robustness
-
         task = finetune.load_finetuned(self.backbone, self.target, self.spec, self.context)
         return robustness(task, self.target, self.clip, self.spec, self.context)
 
@@ -119,7 +121,11 @@ class Suite:
         return similarity(self.backbone, task.backbone, self.target, self.spec, self.context)
 
     def compare_with(self, other: Backbone, name: str) -> dict[str, Any]:
-        """The stage `cka-NAME`: layers of this backbone beside those of another network."""
+        """The stage `cka-NAME`: layers of this backbone beside those of another network.
+
+        Args:
+            name: of the other network; another network has another one.
+        """
         from .similarity import similarity_to
 
         return self._stage(
@@ -156,6 +162,8 @@ def check_evaluations(spec: RunSpec, store: Store) -> None:
     train, test, num_classes = check_store(store)
     ClassifyArgs(num_classes, spec.eval.stride, spec.eval.crop, spec.eval.flip)
     check_ks(spec.eval.ks, len(train))
+    if "robustness" in spec.eval.names:
+        check_noises(spec.eval)
     if "cka" in spec.eval.names and len(test) < SMALLEST_BATCH:
         raise ConfigError(
             f"cka needs {SMALLEST_BATCH} test videos or more, and {store.path.name!r} has {len(test)}. Leave cka out "

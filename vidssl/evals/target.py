@@ -10,7 +10,7 @@ import numpy as np
 from ..data.catalog import training_rows
 from ..data.decode.base import Decoder
 from ..data.store import Store
-from ..errors import DataError
+from ..errors import DataError, RunError
 from .predictions import Predictions
 from .statistics import wilson_interval
 
@@ -32,19 +32,28 @@ class Target:
     def classes(self) -> list[str]:
         return class_names(self.decoder.store, self.num_classes)
 
+    @property
+    def chance(self) -> float:
+        """What guessing scores at best: the share of the most frequent class of the training split."""
+        majority = np.bincount(self.labels[self.train], minlength=self.num_classes).argmax()
+        return float((self.labels[self.test] == majority).mean())
+
     def predictions(self, probabilities_VK: np.ndarray) -> Predictions:
-        """Of the test videos, in the order of `test`."""
+        """Of the test videos, in the order of `test`. Raises RunError where one is not finite."""
+        if not np.isfinite(probabilities_VK).all():
+            raise RunError(
+                "the network's answers are not finite: its weights have run away in training. Try a smaller --set "
+                "finetune.lr, a --set finetune.clip_gradient, or --set engine.precision=fp32."
+            )
         ids = [self.decoder.store.ids[row] for row in self.test]
         return Predictions(ids, self.labels[self.test], np.asarray(probabilities_VK, np.float64), self.classes)
 
     def scores(self, said: Predictions) -> dict[str, Any]:
         """Top-1 with Wilson's interval over the test videos, beside chance; top-1 of each class."""
         top1 = float((said.predicted == said.labels).mean())
-        # guessing scores at best the share of the most frequent class, not 1 / classes
-        majority = np.bincount(self.labels[self.train], minlength=self.num_classes).argmax()
         return {
             "top1": top1,
-            "chance": float((said.labels == majority).mean()),
+            "chance": self.chance,
             "interval": list(wilson_interval(top1, len(said.labels))),
             "videos": len(said.labels),
             "classes": self.num_classes,
