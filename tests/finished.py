@@ -96,9 +96,10 @@ def settle(network: nn.Module, clip: ClipSpec) -> None:
             network(torch.rand(4, 3, clip.frames, clip.size, clip.size))
 
 
-def write_spec(folder: Path, spec: RunSpec) -> None:
+def write_spec(folder: Path, spec: RunSpec, **requested: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    identity = {"request": "01234567", "requested": "{}", "source": "aaaabbbbccccdddd", "target": "none"}
+    identity = {"request": "01234567", "requested": json.dumps(requested)}
+    identity |= {"source": "aaaabbbbccccdddd", "target": "none"}
     (folder / "spec.toml").write_text(tomli_w.dumps({**to_dict(spec), "identity": identity}))
 
 
@@ -107,12 +108,16 @@ def write_summary(folder: Path, spec: RunSpec, pretrain: dict, evals: dict, weig
     (folder / "summary.json").write_text(json.dumps({**summary, "evals": evals, "seconds": 3.0}))
 
 
-def make_finetuned(folder: Path, spec: RunSpec) -> Classify:
-    """Writes what `vidssl eval --with finetune` leaves of the network. Returns it, in eval mode."""
+def make_finetuned(folder: Path, spec: RunSpec, **requested: Any) -> Classify:
+    """Writes what `vidssl eval --with finetune` leaves of the network. Returns it, in eval mode.
+
+    Args:
+        requested: what the evaluation's folder says that it was asked for.
+    """
     torch.manual_seed(1)
     backbone = create_backbone(spec.backbone.name, **spec.backbone.options)
     task = Classify(backbone, ClipSpec(spec.data.frames, spec.data.size), Classify.Args(len(CLASSES))).eval()
-    write_spec(folder, spec)
+    write_spec(folder, spec, **requested)
     save_file(task.state_dict(), folder / "finetuned.safetensors")
     Predictions(["a.mp4"], np.array([1]), np.array([[0.2, 0.5, 0.3]]), CLASSES).save(
         folder / "predictions" / "finetune.npz"

@@ -20,9 +20,10 @@ from vidssl.evals.classify import Classify
 from vidssl.export import SUFFIXES, export
 from vidssl.tasks.base import ClipSpec
 
-from .finished import CLASSES, digest, make_finetuned, make_run, small_net  # noqa: F401
+from .finished import CLASSES, digest, make_finetuned, make_run, small_net, write_summary  # noqa: F401
 
 QUIET = Reporter(quiet=True)
+SCORES = {"top1": 0.5, "chance": 1 / 3, "interval": [0.4, 0.6], "videos": 40, "classes": 3}
 PAPER = ("shufflenet", "squeezenet", "mobilenet", "c3d", "r3d", "r21d", "videoswin")
 QUICK = (("squeezenet", "onnx"), ("r21d", "torch-export"))
 
@@ -104,9 +105,58 @@ def test_a_classifier_with_the_names_of_its_classes(run, tmp_path, format):
 def test_a_classifier_of_another_run_or_of_none(run, tmp_path):
     with pytest.raises(RunError, match="This run has: none"):
         export(run, "onnx", tmp_path / "net.onnx", "nowhere", QUIET)
-    make_finetuned(tmp_path / "elsewhere", make_run(tmp_path / "other", seed=7))
-    with pytest.raises(RunError, match=r"another run than run \(seed: 0 -> 7\)"):
-        export(run, "onnx", tmp_path / "net.onnx", str(tmp_path / "elsewhere"), QUIET)
+    spec = make_run(tmp_path / "other")
+    for number, asked in enumerate(({"run": "other"}, {"run": "run", "weights": "0a" * 32}, {})):
+        elsewhere = tmp_path / f"elsewhere{number}"
+        make_finetuned(elsewhere, spec, on="mine", **asked)
+        with pytest.raises(RunError, match="is no evaluation of the run run"):
+            export(run, "onnx", tmp_path / "net.onnx", str(elsewhere), QUIET)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_an_evaluation_with_another_seed_is_of_the_run(run, tmp_path, older):
+    asked = {"run": "run", "finetune.epochs": 3} | ({} if older else {"weights": digest(run / "model.safetensors")})
+    make_finetuned(tmp_path / "out", make_run(tmp_path / "same", seed=7, finetune__epochs=3), on="mine", **asked)
+    export(run, "safetensors", tmp_path / "net.safetensors", str(tmp_path / "out"), QUIET)
+    card = (tmp_path / "net.safetensors.md").read_text()
+    assert "this one pre-training (seed 0)" in card
+    assert "No row is of this file" in card
+
+
+def test_evaluations_by_the_name_of_their_data(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spec = make_run(tmp_path / "same", data__target="ucf101:2")
+    place = run / "evals" / "ucf101_split2"
+    make_finetuned(place, spec, run="run", on="ucf101:2")
+    write_summary(place, spec, {}, {"finetune": SCORES})
+    export(run, "safetensors", tmp_path / "a.safetensors", "ucf101:2", QUIET)
+    assert (
+        "| `evals/ucf101_split2` | `ucf101:2` | finetune (this file) |" in (tmp_path / "a.safetensors.md").read_text()
+    )
+    make_finetuned(run, make_run(tmp_path / "again"))  # its own target
+    for number, name in enumerate(("mine", "mine:1")):
+        export(run, "safetensors", tmp_path / f"{number}.safetensors", name, QUIET)
+    make_finetuned(run / "evals" / "mine", spec, run="run", on="mine")
+    with pytest.raises(RunError, match="may be any of"):
+        export(run, "safetensors", tmp_path / "c.safetensors", "mine", QUIET)
+
+
+def test_the_card_has_the_numbers_of_the_exported_network(run, tmp_path):
+    """Not those of the run's own fine-tuning, nor those of another evaluation on the same data."""
+    spec = make_run(tmp_path / "same", eval__seeds=2)
+    pretrain = json.loads((run / "summary.json").read_text())["pretrain"]
+    write_summary(run, spec, pretrain, {"finetune": {**SCORES, "top1": 0.111}})
+    of_seeds = {**SCORES, "interval_of": "the mean of 2 seeds"}
+    make_finetuned(tmp_path / "out", spec, run="run", on="mine")
+    write_summary(tmp_path / "out", spec, pretrain, {"finetune": of_seeds, "linear": {**SCORES, "top1": 0.333}})
+    export(run, "safetensors", tmp_path / "net.safetensors", str(tmp_path / "out"), QUIET)
+    rows = [line for line in (tmp_path / "net.safetensors.md").read_text().splitlines() if "top-1 of 3" in line]
+    assert rows == [
+        "| `run` | `mine` | finetune | top-1 of 3 classes | 11.1 | 40.0 to 60.0 | 33.3 | 40 |",
+        "| `out` | `mine` | finetune (this file) | top-1 of 3 classes | 50.0 | 40.0 to 60.0 (of the mean of 2 seeds) "
+        "| 33.3 | 40 |",
+        "| `out` | `mine` | linear | top-1 of 3 classes | 33.3 | 40.0 to 60.0 | 33.3 | 40 |",
+    ]
 
 
 @pytest.mark.parametrize("wrong", [lambda y: y + 1e-3 * y.abs().max(), lambda y: y * float("nan")])

@@ -229,7 +229,7 @@ def _tasks(result: dict[str, Any], columns: Iterable[tuple[str, str, str]]) -> s
     widths = [high - low for row in result["rows"] for low, high in [row["evals"][target]["linear"]["interval"]]]
     lines.append(
         f"Percent; `{result['data']}` to `{result['target']}`, {first[target]['linear']['videos']} test videos (95 % "
-        f"intervals of the evaluations are up to {50 * max(widths):.0f} to each side), one seed, "
+        f"intervals of the evaluations are up to {50 * max(widths):.0f} to each side), one run a row, "
         f"{where['cores']} cores of {where['cpu']} shared by {result['jobs']} runs; "
         f"`benchmarks/results/{result['file']}`."
     )
@@ -244,36 +244,52 @@ def evals() -> str:
         for result in results
     ]
     rows: dict[str, list[str]] = {}
-    for result in results:
+
+    def fill(name: str, column: int, cell: str) -> None:
+        rows.setdefault(name, [""] * len(results))[column] = cell
+
+    for column, result in enumerate(results):
         found = result["evals"]
         for stage, name in (("finetune", "fine-tuned"), ("linear", "linear probe"), ("retrieval", "retrieval, top-1")):
-            each = found[stage]
-            chance = each["chance"]["top1"] if stage == "retrieval" else each["chance"]
-            rows.setdefault(name, []).append(_beside(each["top1"], each["interval"], chance))
+            if stage in found:
+                each = found[stage]
+                chance = each["chance"]["top1"] if stage == "retrieval" else each["chance"]
+                fill(name, column, _beside(each["top1"], each["interval"], chance))
         noisy = found["robustness"]
         for severity, drop in noisy["relative_drop"].items():
             if severity != "mean":
                 kinds = [kind[severity]["top1"] for kind in noisy["noises"].values()]
-                value = 100 * sum(kinds) / len(kinds)
-                rows.setdefault(f"four noises, severity {severity}", []).append(f"{value:.1f}; {100 * drop:.0f} % lost")
-        maps = found["cka"]["maps"]
-        for pair, each in maps.items():
+                lost = "" if drop is None else f"; {100 * drop:.0f} % lost"
+                shown = f"{100 * sum(kinds) / len(kinds):.1f}{lost}"
+                fill(f"mean of {len(kinds)} noises, severity {severity}", column, shown)
+        for pair, each in found.get("cka", {"maps": {}})["maps"].items():
             block = each["block"]
             shown = f"; block of {100 * block['share']:.0f} % of the layers" if block else ""
-            rows.setdefault(f"CKA, {pair}", []).append(f"mean {each['mean']:.2f}{shown}")
-    lines = [f"| | {' | '.join(titles)} |", "|---|---|---|"]
+            mean = (block or each)["mean"]  # of a network with itself that of two different layers
+            fill(f"CKA, {pair}", column, "" if mean is None else f"mean {mean:.2f}{shown}")
+    lines = [f"| | {' | '.join(titles)} |", "|---|" + "---|" * len(results)]
     lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
     sizes = [f"{result['evals']['robustness']['videos']}" for result in results]
     seconds = [sum(each["seconds"] for each in result["evals"].values()) / 60 for result in results]
     lines.append("")
     lines.append(
-        f"Percent (95 % interval; chance); {' and '.join(sizes)} test videos, ShuffleNet, 64 px, one seed, "
+        f"Percent (95 % interval; chance); {' and '.join(sizes)} test videos, {' and '.join(_network(results))}, "
         f"{' and '.join(f'{minute:.0f}' for minute in seconds)} minutes on {results[0]['where']} of "
         f"{results[0]['environment']['processor']}; "
         + ", ".join(f"`benchmarks/results/{result['file']}`" for result in results)
         + "."
     )
     return "\n".join(lines)
+
+
+def _network(results: list[dict[str, Any]]) -> list[str]:
+    """Network, picture and seed of each, once where they are the same."""
+    told = []
+    for spec in (result["spec"] for result in results):
+        seeds = spec["eval"]["seeds"]
+        more = f", {seeds} fine-tunings" if seeds > 1 else ""
+        told.append(f"{spec['backbone']['name']} at {spec['data']['size']} px, seed {spec['seed']}{more}")
+    return list(dict.fromkeys(told))
 
 
 def analysis() -> str:
@@ -285,10 +301,11 @@ def analysis() -> str:
     clip = cka["clip"]
     lines.append(
         f"| CKA of {len(cka['layers'])} layers of {cka['backbone']} with itself, minibatches of "
-        f"{cka['batch']} clips of {clip[1]}x{clip[2]}x{clip[3]} | {ours['wall_times_forward']:.2f} times the forward "
-        f"passes ({1 / ours['wall_ratio']['p75']:.2f} to {1 / ours['wall_ratio']['p25']:.2f}) | pair by pair, as it is "
-        f"usually done, {len(cka['few_layers'])} layers: {peer['wall_times_forward']:.2f} times (ours "
-        f"{few['wall_times_forward']:.2f}) |"
+        f"{cka['batch']} clips of {clip[1]}x{clip[2]}x{clip[3]} | {_times(ours, 'wall')} times the forward passes "
+        f"by the clock, {_times(ours, 'cpu')} in CPU time | pair by pair, as it is usually done, "
+        f"{len(cka['few_layers'])} layers: "
+        f"{_times(peer, 'wall')} and {_times(peer, 'cpu')} times (ours {_times(few, 'wall')} and "
+        f"{_times(few, 'cpu')}) |"
     )
     rows = {row["name"]: row for row in retrieval["rows"]}
     ours, *others = (
@@ -311,6 +328,12 @@ def analysis() -> str:
         f"`benchmarks/results/{cka['file']}`, `benchmarks/results/{retrieval['file']}`."
     )
     return "\n".join(lines)
+
+
+def _times(row: dict[str, Any], kind: str) -> str:
+    """How many times what it is compared with a row takes, with the quartiles of the pairs."""
+    ratio = row[f"{kind}_ratio"]
+    return f"{row[f'{kind}_times_forward']:.2f} ({1 / ratio['p75']:.2f} to {1 / ratio['p25']:.2f})"
 
 
 def _beside(value: float, interval: list[float], chance: float) -> str:

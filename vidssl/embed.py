@@ -4,7 +4,8 @@ Clips are those of the evaluations (`evals.features`): evenly spaced, consecutiv
 in pieces of `PIECE` videos, kept beside the output until it is whole: FILE.pieces/request.json says of what, and with
 what they were begun; FILE.pieces/00000200.npy holds the videos from the 200th on. A piece is computed by one process
 in the same batches whoever computes it, so that a call that was stopped and given again, on one process or on several,
-writes the same bytes on one kind of device.
+writes the same bytes on one kind of device with one number of threads. Another number of threads (torch's own default
+is the machine's cores; `OMP_NUM_THREADS` sets it) changes the last bits, and is no reason to refuse to go on.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ Every file is opened again before it gets its name, and compared with the networ
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import logging
@@ -36,10 +35,12 @@ from .engine.progress import Reporter
 from .engine.runs import output_error, write_atomic
 from .errors import ConfigError, EnvironmentProblem, RunError, unknown_name
 from .evals.classify import Classify
+from .evals.finetune import WEIGHTS
 from .evals.predictions import Predictions
+from .finetuned import find_evaluation, sha256
 from .pretrained import open_run, run_folder, run_spec
 from .report.card import Artifact, card, public_spec
-from .spec import RunSpec, differences, to_dict
+from .spec import RunSpec
 from .tasks.base import ClipSpec
 
 SUFFIXES = {"safetensors": ".safetensors", "torch-export": ".pt2", "onnx": ".onnx"}
@@ -69,7 +70,7 @@ def export(run: Path, format: str, out: Path, classifier: str | None, reporter: 
         run: a run's folder, or its name under `$VIDSSL_HOME/runs`.
         format: a key of `SUFFIXES`; `out` ends accordingly.
         classifier: which fine-tuned network, backbone and classifier, instead of the pre-trained backbone: the folder
-            of an evaluation, or the name of its data set under RUN/evals.
+            of an evaluation, or the name of its data set as `vidssl eval --on` takes it.
 
     Raises:
         ConfigError: an unknown format; a name that does not fit it.
@@ -88,7 +89,8 @@ def export(run: Path, format: str, out: Path, classifier: str | None, reporter: 
     for package in ("onnx", "onnxscript") if format == "onnx" else ():
         _package(package)
     folder = run_folder(run)
-    model, spec, classes = _pretrained(folder) if classifier is None else _finetuned(folder, classifier)
+    evaluation = None if classifier is None else find_evaluation(folder, classifier)
+    model, spec, classes = _pretrained(folder) if evaluation is None else _finetuned(evaluation)
     clip = ClipSpec(spec.data.frames, spec.data.size)
     write, reopen = _WAYS[format]
     about = {"spec": public_spec(spec), "classes": classes}
@@ -110,7 +112,7 @@ def export(run: Path, format: str, out: Path, classifier: str | None, reporter: 
             made = Artifact(
                 file=out.name,
                 format=format,
-                sha256=_sha256(draft),
+                sha256=sha256(draft),
                 bytes=draft.stat().st_size,
                 width=model.args.num_classes if isinstance(model, Classify) else model.feature_dim,
                 classes=classes,
@@ -120,7 +122,7 @@ def export(run: Path, format: str, out: Path, classifier: str | None, reporter: 
                 batches=BATCHES,
                 reader=reader,
             )
-            write_atomic(beside, card(folder, made, spec))
+            write_atomic(beside, card(folder, made, spec, evaluation))
             with draft.open("rb") as handle:
                 os.fsync(handle.fileno())
             draft.replace(out)
@@ -138,32 +140,12 @@ def _pretrained(folder: Path) -> tuple[Backbone, RunSpec, None]:
     return opened.backbone, opened.spec, None
 
 
-def _finetuned(folder: Path, classifier: str) -> tuple[Classify, RunSpec, list[str]]:
-    """The network that an evaluation of this run fine-tuned, the evaluation's spec, and the classes' names."""
-    named = folder / "evals" / classifier
-    place = named if named.is_dir() else Path(classifier).expanduser()
-    weights = place / "finetuned.safetensors"
-    if not weights.is_file():
-        there = sorted(file.parent.name for file in folder.glob("evals/*/finetuned.safetensors"))
-        there += ["its own folder"] if (folder / "finetuned.safetensors").exists() else []
-        raise RunError(
-            f"{place} holds no fine-tuned network (finetuned.safetensors). This run has: {', '.join(there) or 'none'}. "
-            "`vidssl eval RUN --on DATA --with finetune` makes one."
-        )
-    spec, own = run_spec(place), run_spec(folder)
-    other = differences(_origin(own), _origin(spec))
-    if other:
-        raise RunError(f"{place} is an evaluation of another run than {folder.name} ({'; '.join(other[:3])}).")
-    classes = Predictions.load(place / "predictions" / "finetune.npz").classes
+def _finetuned(evaluation: Path) -> tuple[Classify, RunSpec, list[str]]:
+    """The network that an evaluation fine-tuned, the evaluation's spec, and the classes' names."""
+    spec, classes = run_spec(evaluation), Predictions.load(evaluation / "predictions" / "finetune.npz").classes
     task = _classify(spec, len(classes))
-    task.load_state_dict(load_file(weights))
+    task.load_state_dict(load_file(evaluation / WEIGHTS))
     return task, spec, classes
-
-
-def _origin(spec: RunSpec) -> dict[str, Any]:
-    """What an evaluation has of the run whose backbone it fine-tuned."""
-    values = to_dict(spec)
-    return {key: values[key] for key in ("task", "backbone", "init", "pretrain", "seed")} | {"source": spec.data.source}
 
 
 def _classify(spec: RunSpec, num_classes: int) -> Classify:
@@ -287,8 +269,3 @@ def _package(name: str) -> ModuleType:
             f"--format onnx needs the package {name}: pip install 'vidssl[export]' (onnx, onnxscript, onnxruntime). "
             f"The formats {', '.join(key for key in SUFFIXES if key != 'onnx')} need nothing more."
         ) from error
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,13 +65,13 @@ def test_every_number_with_its_interval_and_chance(run):
     write_summary(run / "evals" / "other", other, pretrain, {"finetune": scores, "robustness": robust, "cka": {}})
     facts, numbers = tables(card(run, FILE, spec))
     assert numbers == [
-        ["data", "stage", "measure", "%", "95 % interval", "chance", "videos"],
-        ["mine", "pretext task", "accuracy (test clips)", "43.2", "40.0 to 46.0", "25.0", "77"],
-        ["mine", "linear", "top-1 of 3 classes", "67.9", "60.1 to 74.2", "33.3", "96"],
-        ["mine", "retrieval", "top-1, gallery of 480", "25.0", "20.0 to 31.0", "10.0", "96"],
-        ["mine", "retrieval", "top-5, gallery of 480", "50.0", "", "30.0", "96"],
-        ["this|that", "finetune", "top-1 of 5 classes", "50.0", "41.0 to 59.0", "20.0", "40"],
-        ["this|that", "robustness", LOST, "12.3", "", "", "40"],
+        ["folder", "data", "stage", "measure", "%", "95 % interval", "chance", "videos"],
+        ["run", "mine", "pretext task", "accuracy (test clips)", "43.2", "40.0 to 46.0", "25.0", "77"],
+        ["run", "mine", "linear", "top-1 of 3 classes", "67.9", "60.1 to 74.2", "33.3", "96"],
+        ["run", "mine", "retrieval", "top-1, gallery of 480", "25.0", "20.0 to 31.0", "10.0", "96"],
+        ["run", "mine", "retrieval", "top-5, gallery of 480", "50.0", "", "30.0", "96"],
+        ["evals/other", "this|that", "finetune", "top-1 of 5 classes", "50.0", "41.0 to 59.0", "20.0", "40"],
+        ["evals/other", "this|that", "robustness", LOST, "12.3", "", "", "40"],
     ]
     shown = dict(row for row in facts if row[0])
     assert shown["parameters"] == "1,012"
@@ -111,6 +112,26 @@ def test_what_is_known_of_the_data(run, source, says):
     assert ("are for research" in text) == (source == "k400")
     assert ("belong to their owners" in text) == (source != "embedded")
     assert "did not begin from nothing" not in text
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "footage", "research"),
+    [
+        ("embedded", "ucf101:2", [False, True], [False, True]),
+        ("k400", "embedded-motion", [True, False], [True, False]),
+        ("ucf101", "ucf101:2", [True], [True]),
+        ("mine", "hmdb51", [True, True], [False, True]),
+    ],
+)
+def test_what_is_known_of_each_data_set(run, source, target, footage, research):
+    spec = make_run(run, data__source=source, data__target=target)
+    text = card(run, replace(FILE, classes=CLASSES), spec)
+    part = text.partition("## Data and licences")[2].partition("- Licence of these")[0]
+    seen = re.split("^- ", part, flags=re.M)[1:]
+    assert [f"on `{name}`" in text for name, text in zip((source, target), seen, strict=False)] == [True] * len(footage)
+    assert ["belong to their owners" in text for text in seen] == footage
+    assert ["there is no footage" in text for text in seen] == [not there for there in footage]
+    assert ["are for research" in text for text in seen] == research
 
 
 def test_what_to_beware_of(run):

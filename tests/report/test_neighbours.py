@@ -11,10 +11,10 @@ from vidssl.data.decode import open_decoder
 from vidssl.data.decode.base import ClipRequest
 from vidssl.data.store import open_store
 from vidssl.errors import DataError, RunError
-from vidssl.report.neighbours import Neighbours, choose_queries, draw_neighbours
+from vidssl.report.neighbours import KeptNeighbours, choose_queries, draw_neighbours
 
 
-def found(labels: list[int], right: list[bool], ids: list[str] | None = None) -> Neighbours:
+def found(labels: list[int], right: list[bool], ids: list[str] | None = None) -> KeptNeighbours:
     """Queries whose nearest is of their class or of the next one, in a gallery of one video a class."""
     classes = max(labels) + 2
     nearest = np.array(
@@ -23,7 +23,7 @@ def found(labels: list[int], right: list[bool], ids: list[str] | None = None) ->
     ids = ids or [f"q{k:02d}" for k in range(len(labels))]
     gallery = [f"g{k}" for k in range(classes)]
     similarity = np.tile(np.float32([0.75, 0.5]), (len(labels), 1))
-    return Neighbours(ids, gallery, np.array(labels), np.arange(classes), nearest, similarity)
+    return KeptNeighbours(ids, gallery, np.array(labels), np.arange(classes), nearest, similarity)
 
 
 def test_half_right_half_wrong_spread_over_classes():
@@ -52,7 +52,7 @@ def test_picture_holds_middle_frames_borders_and_names(tiny_store):
     store = open_store(tiny_store)
     decoder = open_decoder("pyav", store, threads=1)
     query, same, other = 0, 1, int(np.flatnonzero(store.labels != store.labels[0])[0])
-    neighbours = Neighbours(
+    neighbours = KeptNeighbours(
         [store.ids[query]],
         [store.ids[other], store.ids[same]],
         store.labels[[query]],
@@ -83,4 +83,4 @@ def test_other_files_are_refused(tmp_path):
     np.savez(tmp_path / "other.npz", queries=["a"])
     for name in ("text.npz", "other.npz", "missing.npz"):
         with pytest.raises(RunError, match=f"{name} cannot be read as nearest neighbours"):
-            Neighbours.load(tmp_path / name)
+            KeptNeighbours.load(tmp_path / name)

@@ -16,7 +16,7 @@ from vidssl.data.store import open_store
 from vidssl.errors import ConfigError, RunError
 from vidssl.evals.predictions import Predictions
 from vidssl.report import page as page_module
-from vidssl.report.confusion import draw_confusion, draw_per_class, most_confused
+from vidssl.report.confusion import COUNTED, draw_confusion, draw_per_class, most_confused
 from vidssl.report.curves import png
 from vidssl.report.report_verb import report_verb
 from vidssl.spec import RunSpec, override, to_dict
@@ -116,7 +116,7 @@ def test_one_run_its_numbers_and_what_is_missing(tmp_path, monkeypatch):
     assert ["pre-training", "accuracy, test videos", "87.5", "80.0 to 95.0", "25.0", "60", "9.5"] in parts.rows
     assert ["linear probe", "top-1 of 3 classes", "75.0", "55.0 to 95.0", "33.3", "12", ""] in parts.rows
     assert "Not evaluated: fine-tuning, retrieval, robustness to noise, CKA." in page
-    assert "vidssl eval mine --on somewhere --with finetune,retrieval,robustness,cka" in page
+    assert f"vidssl eval {run} --on somewhere --with finetune,retrieval,robustness,cka" in page
     assert "No number of the paper stands beside these: source x, the paper&#39;s k400" in page
     pictures = re.findall('src="data:image/png;base64,([^"]+)"', page)
     assert len(pictures) == 3  # curves, classes, confusion
@@ -133,6 +133,26 @@ def test_nothing_from_elsewhere_and_nothing_unescaped(tmp_path):
     assert not parts.tags & {"script", "i", "b", "link", "iframe"}
     assert "lr &lt; 0.1 &amp; falling" in page
     assert "a&lt;i&gt;" in page
+
+
+def test_names_of_classes_are_text(tmp_path):
+    """More classes than stand in the matrix are listed on the page by name, those taken for one another."""
+    run, count = folder(tmp_path / "a", wrong=range(6)), COUNTED + 1
+    labels = np.arange(count)
+    probabilities = np.eye(count)[(labels + 1) % count]
+    Predictions([f"v{k:02d}" for k in labels], labels, probabilities, [f"<b>class {k}</b>" for k in labels]).save(
+        run / "predictions" / "linear.npz"
+    )
+    page = page_of(tmp_path, run)
+    assert "&lt;b&gt;class 3&lt;/b&gt;" in page
+    assert "b" not in Parts(page).tags
+
+
+def test_dollars_in_names_are_no_formula(tmp_path, monkeypatch):
+    monkeypatch.setattr(page_module, "png", png)
+    run = pretrained(folder(tmp_path / "a$_$b", "$^$", range(6)))
+    predictions(range(6), ["$left$", "right $\\$", "$_$"]).save(run / "predictions" / "linear.npz")
+    assert page_of(tmp_path, run).count("data:image/png") == 3
 
 
 def test_the_papers_number_stands_beside_its_protocol_alone(tmp_path):
@@ -247,7 +267,7 @@ def test_robustness_and_cka_are_shown(tmp_path):
     assert ["", "relative drop, mean of 1 noises (lower is better)", "40.0", "", "", "", ""] in rows
     assert ["shot", "45.0 (40.0)"] in rows
     assert "noise &lt; resize" in page
-    pretrained_map = ["4 x 4", "0.625", "50.0 % of the layers, <stem> to stage2, CKA from 0.9 on", "24", "0"]
+    pretrained_map = ["4 x 4", "0.300", "50.0 % of the layers, <stem> to stage2, CKA from 0.9 on", "24", "0"]
     assert ["pre-trained / pre-trained", *pretrained_map] in rows
     assert ["pre-trained / fine-tuned", "4 x 4", "", "", "24", "0"] in rows
     assert ["pre-trained / other", "4 x 7", "", "", "24", "0"] in rows

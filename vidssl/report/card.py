@@ -59,19 +59,27 @@ class Artifact:
         return asdict(self)
 
 
-def card(run: Path, artifact: Artifact, spec: RunSpec) -> str:
+def card(run: Path, artifact: Artifact, spec: RunSpec, evaluation: Path | None = None) -> str:
     """The card of a file that was made from a finished run.
 
     Args:
         run: the run's folder.
         spec: the run's; of a fine-tuned network that of the evaluation that made it.
+        evaluation: the folder of that evaluation, where the file holds a fine-tuned network.
 
     Raises RunError where the run has no summary.json: its evaluations are not done.
     """
     summary, environment = _read_json(run / "summary.json"), _read_json(run / "environment.json")
-    rows = number_rows(summary, pretrain=True)
-    for file in sorted(run.glob("evals/*/summary.json")):
-        rows += number_rows(_read_json(file), pretrain=False)
+    folders = [run, *(file.parent for file in sorted(run.glob("evals/*/summary.json")))]
+    if evaluation is not None and (evaluation / "summary.json").exists():
+        folders += [evaluation] if evaluation.resolve() not in [folder.resolve() for folder in folders] else []
+    rows = []
+    for folder in folders:
+        made_this = evaluation is not None and folder.resolve() == evaluation.resolve()
+        shown = f"evals/{folder.name}" if folder.parent == run / "evals" else folder.name
+        for row in number_rows(_read_json(folder / "summary.json"), pretrain=folder is run):
+            ours = made_this and row["stage"] in ("finetune", "robustness")
+            rows.append({**row, "folder": shown, "of_this_file": ours})
     weights, versions = summary["weights"], environment["packages"]
     templates = Environment(
         loader=PackageLoader("vidssl.report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -92,9 +100,9 @@ def card(run: Path, artifact: Artifact, spec: RunSpec) -> str:
         target=_shown_data(spec.data.target),
         fingerprint=tomllib.loads((run / "spec.toml").read_text())["identity"]["source"],
         videos=summary["pretrain"]["videos_trained"],
+        seed=summary["spec"]["seed"],
         warnings=list(summary["pretrain"]["warnings"].values()),
-        embedded=spec.data.source.partition("-")[0] == EMBEDDED,
-        research=split_of(spec.data.source)[0] in RESEARCH,
+        seen=_seen_data(spec, fine_tuned=artifact.classes is not None),
         begun_with=weights and {**weights, "path": Path(weights["path"]).name},
         task_paper=TASKS.get(spec.task.name).paper,
         origin=BACKBONES.get(spec.backbone.name).origin,
@@ -107,9 +115,10 @@ def card(run: Path, artifact: Artifact, spec: RunSpec) -> str:
 
 
 def number_rows(summary: dict[str, Any], pretrain: bool) -> list[dict[str, Any]]:
-    """A row a number of a summary: `data`, `stage`, `measure`, `value`, `interval`, `chance`, `videos`.
+    """A row a number of a summary: `data`, `stage`, `measure`, `value`, `interval`, `interval_of`, `chance`, `videos`.
 
-    Interval and chance are None where there is none. An evaluation that ends in no single number (CKA) has no row.
+    Interval and chance are None where there is none; `interval_of` is None for an interval over test videos. An
+    evaluation that ends in no single number (CKA) has no row.
 
     Args:
         pretrain: with that of the pretext task.
@@ -117,11 +126,18 @@ def number_rows(summary: dict[str, Any], pretrain: bool) -> list[dict[str, Any]]
     spec, pretext, rows = summary["spec"], summary["pretrain"], []
 
     def add(
-        stage: str, measure: str, value: float, interval: list[float] | None, chance: float | None, videos: int
+        stage: str,
+        measure: str,
+        value: float,
+        interval: list[float] | None,
+        chance: float | None,
+        videos: int,
+        interval_of: str | None = None,
     ) -> None:
         data = _shown_data(spec["data"]["source" if stage == PRETEXT else "target"])
-        row = {"data": data, "stage": stage, "measure": measure, "value": value}
-        rows.append({**row, "interval": interval, "chance": chance, "videos": videos})
+        row: dict[str, Any] = {"data": data, "stage": stage, "measure": measure, "value": value}
+        row |= {"interval": interval, "interval_of": interval_of, "chance": chance, "videos": videos}
+        rows.append(row)
 
     if pretrain:
         measure = f"{pretext['metric']} ({pretext['tested_on']} clips)"
@@ -137,9 +153,25 @@ def number_rows(summary: dict[str, Any], pretrain: bool) -> list[dict[str, Any]]
             if lost is not None:  # a network that has no accuracy has none to lose
                 add(name, measure, lost, None, None, result["videos"])
         elif "top1" in result:
-            measure = f"top-1 of {result['classes']} classes"
-            add(name, measure, result["top1"], result["interval"], result["chance"], result["videos"])
+            measure, of = f"top-1 of {result['classes']} classes", result.get("interval_of")
+            add(name, measure, result["top1"], result["interval"], result["chance"], result["videos"], of)
     return rows
+
+
+def _seen_data(spec: RunSpec, fine_tuned: bool) -> list[dict[str, Any]]:
+    """A row a data set that the weights have seen, official splits of one set counted as one: what is known of it."""
+    roles = {"Pre-trained": spec.data.source, **({"Fine-tuned": spec.data.target} if fine_tuned else {})}
+    bases = {role: split_of(name)[0] for role, name in roles.items()}
+    return [
+        {
+            "role": role,
+            "name": _shown_data(roles[role]),
+            "embedded": base.partition("-")[0] == EMBEDDED,
+            "research": base in RESEARCH,
+        }
+        for role, base in bases.items()
+        if role == "Pre-trained" or base != bases["Pre-trained"]
+    ]
 
 
 def public_spec(spec: RunSpec) -> dict[str, Any]:

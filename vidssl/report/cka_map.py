@@ -10,6 +10,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from ..analysis.cka_map import CKAMap
+from .figures import plain_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +21,7 @@ MOST_NAMES = 24
 _FRAME, _UNDEFINED = "#37c8c3", "#bdbdbd"
 
 
+@plain_text
 def draw_cka(cka: CKAMap, title_x: str, title_y: str) -> Figure:
     """The map, x upwards and y to the right.
 

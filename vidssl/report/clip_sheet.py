@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .figures import plain_text
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -59,6 +61,7 @@ def drawn_frames(count: int) -> list[int]:
     return [round(k * (count - 1) / (COLUMNS - 1)) for k in range(COLUMNS)]
 
 
+@plain_text
 def clip_sheet(title: str, legend: str, samples: list[SheetSample]) -> Figure:
     """A figure with the samples below each other, each frame `_CELL` inches wide.
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..evals.predictions import Predictions
 from ..evals.statistics import wilson_interval
+from .figures import plain_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +25,7 @@ _BAR, _CHANCE = "#2b7bba", "#9a9a9a"
 _LETTERS = 26
 
 
+@plain_text
 def draw_confusion(predictions: Predictions, title: str) -> Figure:
     """The confusion matrix: rows are true classes, columns predicted ones, colour the share of the row's videos.
 
@@ -59,6 +61,7 @@ def draw_confusion(predictions: Predictions, title: str) -> Figure:
     return figure
 
 
+@plain_text
 def draw_per_class(predictions: Predictions, chance: float, title: str) -> Figure:
     """Top-1 of each class with its 95 % interval (Wilson), best first; of many classes the best and the worst.
 

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .figures import plain_text
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -21,6 +23,7 @@ def read_log(run: Path, stage: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["stage"] == stage]
 
 
+@plain_text
 def draw_curves(lines: list[dict[str, Any]], metric: str, title: str) -> Figure:
     """A row of panels over the steps. The last are there where the training was watched, k-NN and probe where there are
     labels.
@@ -69,6 +72,7 @@ def draw_curves(lines: list[dict[str, Any]], metric: str, title: str) -> Figure:
     return figure
 
 
+@plain_text
 def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110, facecolor="white")

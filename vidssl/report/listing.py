@@ -154,7 +154,9 @@ def run_rows() -> list[dict[str, Any]]:
         summary = file.parent / "summary.json"
         if summary.exists():
             content = json.loads(summary.read_text())
-            row |= {"state": "finished", "pretext": content["pretrain"]["value"]}
+            row["state"] = "finished"
+            if content["pretrain"]:  # none in a folder that weights were evaluated into
+                row["pretext"] = content["pretrain"]["value"]
             row |= {name: result["top1"] for name, result in content["evals"].items() if "top1" in result}
         rows.append(row)
     return rows

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..data.decode.base import ClipRequest, Decoder
 from ..errors import ConfigError, DataError, RunError
+from .figures import plain_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +35,7 @@ _LETTERS = 22  # of a class name below a picture
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class KeptNeighbours:
     """Of Q test videos the K nearest of G training videos, as the retrieval keeps them.
 
     Args:
@@ -55,7 +56,7 @@ class Neighbours:
         return self.gallery_labels[self.nearest_QK[:, 0]] == self.query_labels
 
     @classmethod
-    def load(cls, path: Path) -> Neighbours:
+    def load(cls, path: Path) -> KeptNeighbours:
         """Raises RunError where the file is missing or is none of these."""
         try:
             with np.load(path) as file:
@@ -68,7 +69,7 @@ class Neighbours:
         return cls(queries.tolist(), gallery.tolist(), *rest)
 
 
-def choose_queries(neighbours: Neighbours, count: int) -> np.ndarray:
+def choose_queries(neighbours: KeptNeighbours, count: int) -> np.ndarray:
     """Rows of at most `count` queries by `RULE`, int64: first the right ones, then the wrong ones."""
     if count < 1:
         raise ConfigError(f"{count} examples of retrieval; legal: 1 and more.")
@@ -96,8 +97,9 @@ def _spread(rows: np.ndarray, labels: np.ndarray, count: int, offset: float) -> 
     return np.array(chosen, np.int64)
 
 
+@plain_text
 def draw_neighbours(
-    neighbours: Neighbours, decoder: Decoder, names: Sequence[str], title: str, num_queries: int = 8, shown: int = 5
+    neighbours: KeptNeighbours, decoder: Decoder, names: Sequence[str], title: str, num_queries: int = 8, shown: int = 5
 ) -> Figure:
     """A row for each chosen query: its middle frame, then those of its nearest gallery videos.
 

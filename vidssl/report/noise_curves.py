@@ -11,6 +11,7 @@ from ..data.decode.base import ClipRequest, Decoder
 from ..spec import EvalSpec
 from ..transforms.geometry import crop_side
 from ..transforms.noise import TABLES, add_noise, frame_keys
+from .figures import plain_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +26,7 @@ _WIDE_ENOUGH = 150
 _DPI = 110  # that of `curves.png`, so that a pixel of the store is a whole number of pixels there
 
 
+@plain_text
 def draw_noise_curves(result: dict[str, Any], title: str) -> Figure:
     """Two panels over the severity, a line a kind: top-1 with its 95 % band, and the relative drop with its mean.
 
@@ -67,6 +69,7 @@ def draw_noise_curves(result: dict[str, Any], title: str) -> Figure:
     return figure
 
 
+@plain_text
 def draw_noise_sheet(decoder: Decoder, video: int, spec: EvalSpec, seed: int) -> Figure:
     """The middle frame of a video, clean and under each noise: rows are kinds, columns severities.
 

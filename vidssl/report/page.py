@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,13 +19,16 @@ from .. import __version__
 from ..data.decode.base import Decoder
 from ..errors import DataError, RunError
 from ..spec import from_dict
+from .commands import eval_command
 from .confusion import COUNTED, draw_confusion, draw_per_class, most_confused
 from .curves import draw_curves, png, read_log
+from .figures import plain_text
 from .neighbours import RULE, draw_neighbours
 from .noise_curves import draw_noise_curves, draw_noise_sheet
 from .paper import published
 from .results import STAGES, Evaluation, Run
-from .side_by_side import differing, side_by_side
+from .side_by_side import differing, over_splits, side_by_side
+from .table import mean_cka
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,7 +54,13 @@ def render(runs: list[Run], open_decoder: OpenDecoder | None, done: Callable[[in
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "interval": _interval, "signed": _signed, "p": _p_value}
+    environment.filters |= {
+        "percent": _percent,
+        "interval": _interval,
+        "signed": _signed,
+        "p": _p_value,
+        "mean_cka": mean_cka,
+    }
     template = environment.get_template("report.html.jinja")
     sections, count = [], 0
     noises_shown: dict[str, str] = {}
@@ -63,7 +71,8 @@ def render(runs: list[Run], open_decoder: OpenDecoder | None, done: Callable[[in
             count += 1
             done(count)
         spec = (run.path / "spec.toml").read_text()
-        sections.append({"run": run, "facts": _facts(run), "curves": _curves(run), "evaluations": parts, "spec": spec})
+        section = {"run": run, "facts": _facts(run), "curves": _curves(run), "evaluations": parts, "spec": spec}
+        sections.append({**section, "splits": [over_splits(content) for content in run.splits]})
     return template.render(
         generator=f"{GENERATOR} {__version__}",
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -121,13 +130,8 @@ def _evaluation_section(
 ) -> dict[str, Any]:
     """What the template shows of an evaluation; texts where a picture is missing."""
     stages = evaluation.stages
-    elsewhere = {name for other in run.evaluations if other.target == evaluation.target for name in other.stages}
+    elsewhere = {name for other in run.evaluations if other.videos == evaluation.videos for name in other.stages}
     missing = [name for name in STAGES if name not in elsewhere]
-    target = shlex.quote(evaluation.target)
-    if run.spec["task"]["name"] == "none":
-        what = f"--weights FILE --backbone {run.spec['backbone']['name']}"
-    else:
-        what = shlex.quote(run.name)
     pictures: dict[str, list[dict[str, Any] | str]] = {name: [] for name in STAGES}
     confused = {}
     for name in ("finetune", "linear"):
@@ -162,7 +166,7 @@ def _evaluation_section(
         "cka": cka,
         "rule": RULE,
         "missing": [STAGES[name] for name in missing],
-        "command": f"vidssl eval {what} --on {target} --with {','.join(missing)}",
+        "command": eval_command(evaluation, missing),
     }
 
 
@@ -251,6 +255,7 @@ def _picture(figure: Figure, alt: str) -> dict[str, Any]:
     return _inline(png(figure), alt)
 
 
+@plain_text
 def _photograph(figure: Figure, alt: str) -> dict[str, Any]:
     """For figures made of frames, which as PNG take eight times the bytes."""
     buffer = io.BytesIO()

@@ -17,6 +17,7 @@ from ..data.plan import uniforms
 from ..data.store import Store
 from ..errors import ConfigError, DataError, RunError
 from ..tasks.base import Draw, Task
+from .figures import plain_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +28,7 @@ _COLUMNS = 8
 _SEEN, _SCORED, _UNSCORED = "#2b7bba", "#2a9d4a", "#b8b8b8"
 
 
+@plain_text
 def draw_preview(task: Task, store: Store, decoder: Decoder, out: Path, seed: int = 0, num_samples: int = 4) -> Path:
     """Writes a PNG of what a task makes of a few videos.
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.catalog import split_of
+from ..data.store import FIRST_SPLIT
 from ..engine.runs import RunDirectory
 from ..errors import RunError, unknown_name
 from ..evals.predictions import Predictions
 from ..home import runs_dir
 from ..spec import from_dict, to_dict
-from .neighbours import Neighbours
+from .neighbours import KeptNeighbours
 
 STAGES = {
     "finetune": "fine-tuning",
@@ -22,6 +24,7 @@ STAGES = {
     "cka": "CKA",
 }
 """Evaluations in the order of the page, with their headings."""
+SPLITS = "*_splits.json"
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Evaluation:
     Args:
         run: name of the run that it is of. label: as it is called on the page; no two alike.
         spec: the content of spec.toml without its hashes.
+        requested: what the command that made it said: `run` or `weights`, `on`, and what it changed; of a run's own
+            folder what the run was asked for.
         stages: name -> result, of the finished ones; "cka-OTHER" is CKA with the network of another run.
     """
 
@@ -38,19 +43,27 @@ class Evaluation:
     label: str
     path: Path
     spec: dict[str, Any]
+    requested: dict[str, Any]
     stages: dict[str, dict[str, Any]]
 
     @property
     def target(self) -> str:
         return self.spec["data"]["target"]
 
+    @property
+    def videos(self) -> tuple[str, str]:
+        """The target's name and official split, by which evaluations on the same videos are known: "ucf101" is
+        "ucf101:1"."""
+        name, split = split_of(self.target)
+        return name, split or FIRST_SPLIT
+
     def predictions(self, stage: str) -> Predictions:
         """Raises RunError where none were kept."""
         return Predictions.load(_require(self.path / "predictions" / f"{stage}.npz", "predictions"))
 
-    def neighbours(self) -> Neighbours:
+    def neighbours(self) -> KeptNeighbours:
         """Raises RunError where none were kept."""
-        return Neighbours.load(_require(self.path / "neighbours.npz", "nearest neighbours"))
+        return KeptNeighbours.load(_require(self.path / "neighbours.npz", "nearest neighbours"))
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,8 @@ class Run:
         weights: facts of the file that training or evaluation began with, None where there was none.
         parameters: of the backbone; None where the run is not finished.
         environment: the content of environment.json.
+        splits: of each data set that was evaluated on all its official splits the content of DATASET_splits.json, see
+            `evals.over_splits`.
     """
 
     name: str
@@ -74,6 +89,7 @@ class Run:
     parameters: int | None
     environment: dict[str, Any]
     evaluations: list[Evaluation]
+    splits: list[dict[str, Any]]
 
 
 def _require(path: Path, what: str) -> Path:
@@ -90,7 +106,8 @@ def read_runs(given: list[str]) -> list[Run]:
 
     Args:
         given: each a run's folder, its name under `$VIDSSL_HOME/runs`, or the folder of one evaluation
-            (RUN/evals/DATASET, or what `vidssl eval --out` was given), of which only that is shown.
+            (RUN/evals/DATASET, or what `vidssl eval --out` was given), of which only that is shown, or that of the
+            evaluations on all official splits.
 
     Raises RunError where there is no such run, where one is named twice, or where a file of it cannot be read.
     """
@@ -104,10 +121,15 @@ def read_runs(given: list[str]) -> list[Run]:
 
 def _find(name: str) -> Path:
     for folder in (Path(name).expanduser(), runs_dir() / name):
-        if (folder / "spec.toml").exists() or any(folder.glob("evals/*/spec.toml")):
+        if (folder / "spec.toml").exists() or any(folder.glob("evals/*/spec.toml")) or _split_folders(folder):
             return folder.resolve()
     there = sorted(file.parent.name for file in runs_dir().glob("*/spec.toml"))
     raise RunError(f"{unknown_name('run', name, there)} A folder with a spec.toml is legal too.")
+
+
+def _split_folders(folder: Path) -> list[Path]:
+    """Those of the evaluations that `--on DATA:all --out FOLDER` made."""
+    return sorted(file.parent for file in folder.glob("split*/spec.toml")) if any(folder.glob(SPLITS)) else []
 
 
 def _short_names(folders: list[Path]) -> list[str]:
@@ -129,11 +151,13 @@ def _read_run(folder: Path, name: str) -> Run:
             _read_evaluation(f.parent, name, f"{name}, evals/{f.parent.name}")
             for f in sorted(folder.glob("evals/*/spec.toml"))
         ]
+        read += [_read_evaluation(place, name, f"{name}, {place.name}") for place in _split_folders(folder)]
         if (folder / "spec.toml").exists():
             read = [_read_evaluation(folder, name, name), *read]
-        else:  # weights without a run
+        else:  # weights without a run, or evaluations without the run that they are of
             base = read[0].path
-    spec, stages, summary = _content(base)
+    spec, _, stages, summary = _content(base)
+    means = [] if read[0].path == folder and base != folder else [*folder.glob(SPLITS), *folder.glob(f"evals/{SPLITS}")]
     return Run(
         name=name,
         path=base,
@@ -143,23 +167,26 @@ def _read_run(folder: Path, name: str) -> Run:
         parameters=(summary or {}).get("backbone_parameters"),
         environment=_json(base / "environment.json") or {},
         evaluations=read,
+        splits=[content for file in sorted(means) if (content := _json(file)) is not None],
     )
 
 
 def _read_evaluation(path: Path, run: str, label: str) -> Evaluation:
-    spec, stages, _ = _content(path)
+    spec, requested, stages, _ = _content(path)
     others = [key for key in stages if key.startswith("cka-")]  # maps beside other runs' networks
-    return Evaluation(run, label, path, spec, {key: stages[key] for key in (*STAGES, *others) if key in stages})
+    found = {key: stages[key] for key in (*STAGES, *others) if key in stages}
+    return Evaluation(run, label, path, spec, requested, found)
 
 
-def _content(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, Any] | None]:
-    """Spec, results of the finished stages, and summary, None where the run is not finished."""
+def _content(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, Any]], dict[str, Any] | None]:
+    """Spec, request, results of the finished stages, and summary, None where the run is not finished."""
     spec = RunDirectory(path, main=False).stored()
     assert spec is not None  # callers looked
-    spec.pop("identity", None)
+    requested = json.loads(spec.pop("identity", {}).get("requested", "{}"))
     spec = to_dict(from_dict(spec))  # what an older version did not write had the value that is the default now
     stages = {file.stem: _json(file) for file in sorted((path / "stages").glob("*.json"))}
-    return spec, {name: result for name, result in stages.items() if result is not None}, _json(path / "summary.json")
+    finished = {name: result for name, result in stages.items() if result is not None}
+    return spec, requested, finished, _json(path / "summary.json")
 
 
 def _json(file: Path) -> dict[str, Any] | None:

@@ -1,13 +1,15 @@
-"""Several runs on one data set: their numbers beside each other, and every pair compared video by video."""
+"""Several runs on one data set: their numbers beside each other, and every pair compared video by video; one run on
+several official splits."""
 
 from __future__ import annotations
 
 from itertools import combinations
 from typing import Any
 
+from ..data.catalog import split_of
 from ..errors import RunError
 from ..evals.compare import Comparison, clearly_best, compare, compare_answers, match
-from .neighbours import Neighbours
+from .neighbours import KeptNeighbours
 from .results import STAGES, Evaluation
 
 COMPARED = ("finetune", "linear", "retrieval")
@@ -17,8 +19,8 @@ COMPARED = ("finetune", "linear", "retrieval")
 def side_by_side(evaluations: list[Evaluation]) -> list[dict[str, Any]]:
     """For each data set with several evaluations: their numbers side by side, and every pair video by video."""
     found = []
-    for target in dict.fromkeys(evaluation.target for evaluation in evaluations):
-        members = [evaluation for evaluation in evaluations if evaluation.target == target]
+    for videos in dict.fromkeys(evaluation.videos for evaluation in evaluations):
+        members = [evaluation for evaluation in evaluations if evaluation.videos == videos]
         if len(members) < 2:
             continue
         labels = _labels(members)
@@ -37,7 +39,7 @@ def side_by_side(evaluations: list[Evaluation]) -> list[dict[str, Any]]:
             best[stage] = None if top is None else rows[top]
         found.append(
             {
-                "target": target,
+                "target": members[0].target,
                 "members": members,
                 "labels": labels,
                 "cells": [
@@ -92,7 +94,7 @@ def _pairs(
     return compared, problems
 
 
-def _retrieved(a: Neighbours, b: Neighbours) -> Comparison:
+def _retrieved(a: KeptNeighbours, b: KeptNeighbours) -> Comparison:
     if set(a.gallery) != set(b.gallery):
         raise RunError(
             f"the galleries are not the same videos ({len(a.gallery)} and {len(b.gallery)}), so the hits cannot be "
@@ -105,6 +107,30 @@ def _protocol(spec: dict[str, Any]) -> dict[str, Any]:
     """What an evaluation's numbers depend on beside the weights."""
     evals = {key: value for key, value in spec["eval"].items() if key != "names"}
     return {"data": {key: spec["data"][key] for key in ("frames", "size")}, "finetune": spec["finetune"], "eval": evals}
+
+
+def over_splits(content: dict[str, Any]) -> dict[str, Any]:
+    """What the template shows of a mean over official splits; the splits' values are of the line's measure.
+
+    Args:
+        content: of DATASET_splits.json, see `evals.over_splits`.
+    """
+    rows = []
+    for name, result in content["evals"].items():
+        if name == "robustness":
+            measure, value, chance = "clean top-1, same videos", result["clean"]["top1"], result["chance"]
+        else:
+            key = next(key for key in result if key.startswith("top"))
+            measure, value = f"top-{key.removeprefix('top')}", result[key]
+            chance = result["chance"][key] if isinstance(result["chance"], dict) else result["chance"]
+        row = {"stage": STAGES[name], "measure": measure, "value": value, "chance": chance, "splits": result["splits"]}
+        rows.append(row)
+        if name == "robustness":
+            measure = f"relative drop, mean of {len(result['noises'])} noises (lower is better)"
+            more = {"measure": measure, "value": result["relative_drop"]["mean"], "chance": None, "splits": {}}
+            rows.append({"stage": "", **more})
+    target, _ = split_of(content["spec"]["data"]["target"])
+    return {"target": target, "splits": list(content["splits"]), "rows": rows}
 
 
 def differing(specs: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:

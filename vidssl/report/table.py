@@ -76,9 +76,24 @@ def _add_robustness(table: Table, result: dict[str, Any]) -> None:
 
 def _add_cka(table: Table, name: str, result: dict[str, Any]) -> None:
     for index, (pair, found) in enumerate(result["maps"].items()):
-        mean = "" if found["mean"] is None else f"{100 * found['mean']:.1f}"
-        seconds = f"{result['seconds']:.0f}" if index == 0 else ""
-        table.add_row(name if index == 0 else "", f"{pair}, mean of {found['layers'][0]}", mean, "", "", seconds)
+        mean, seconds = mean_cka(found), f"{result['seconds']:.0f}" if index == 0 else ""
+        table.add_row(
+            name if index == 0 else "",
+            f"{pair}, mean of {found['layers'][0]}",
+            "" if mean is None else _percent(mean),
+            "",
+            "",
+            seconds,
+        )
+
+
+def mean_cka(found: dict[str, Any]) -> float | None:
+    """The mean of a map, of a network's with itself that of two different layers; None where there is none.
+
+    Args:
+        found: of `CKAMap.summary`.
+    """
+    return (found["block"] or found)["mean"]
 
 
 def show_run(summary: dict[str, Any], console: Console) -> None:
