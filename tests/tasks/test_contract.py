@@ -165,7 +165,8 @@ def test_compiled_views_show_the_same(name):
 @pytest.mark.parametrize("family", ["shufflenet", "r21d"])
 @pytest.mark.parametrize("name", list_tasks())
 def test_eight_clips_are_learned_by_heart(name, family):
-    """The part of the loss that a network can bring to zero falls below a fifth of what it was, in 60 steps."""
+    """The part of the loss that a network can bring to zero falls below a fifth of what it was, within 60 steps, and
+    stays there for three."""
     task = make(name, family).train()
     views = some_views(name, 8)
     optimizer = torch.optim.AdamW([p for p in task.parameters() if p.requires_grad], 1e-3)
@@ -176,4 +177,6 @@ def test_eight_clips_are_learned_by_heart(name, family):
         out["loss"].backward()
         optimizer.step()
         losses.append(out.get("loss_cls", out["loss"]).item())
-    assert min(losses[-10:]) < 0.2 * losses[0]
+        if max(losses[-3:]) < 0.2 * losses[0]:
+            return
+    pytest.fail(f"from {losses[0]:.3f} to {losses[-1]:.3f} only")
