@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import onnx
 import onnxruntime
@@ -106,16 +107,19 @@ def test_a_classifier_of_another_run_or_of_none(run, tmp_path):
     with pytest.raises(RunError, match="This run has: none"):
         export(run, "onnx", tmp_path / "net.onnx", "nowhere", QUIET)
     spec = make_run(tmp_path / "other")
-    for number, asked in enumerate(({"run": "other"}, {"run": "run", "weights": "0a" * 32}, {})):
+    for number, asked in enumerate(({"run": "other"}, {"run": "run", "weights": "0a" * 32}, {}, {"run": "run"})):
+        spec = replace(spec, seed=number)  # the last is of a namesake with another seed
         elsewhere = tmp_path / f"elsewhere{number}"
         make_finetuned(elsewhere, spec, on="mine", **asked)
-        with pytest.raises(RunError, match="is no evaluation of the run run"):
+        with pytest.raises(RunError, match=r"is no evaluation of the run .*, another network"):
             export(run, "onnx", tmp_path / "net.onnx", str(elsewhere), QUIET)
 
 
 @pytest.mark.parametrize("older", [False, True])
 def test_an_evaluation_with_another_seed_is_of_the_run(run, tmp_path, older):
-    asked = {"run": "run", "finetune.epochs": 3} | ({} if older else {"weights": digest(run / "model.safetensors")})
+    asked = {"run": "run", "seed": 7, "finetune.epochs": 3} | (
+        {} if older else {"weights": digest(run / "model.safetensors")}
+    )
     make_finetuned(tmp_path / "out", make_run(tmp_path / "same", seed=7, finetune__epochs=3), on="mine", **asked)
     export(run, "safetensors", tmp_path / "net.safetensors", str(tmp_path / "out"), QUIET)
     card = (tmp_path / "net.safetensors.md").read_text()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from .data.catalog import folder_name, same_data
 from .engine.runs import RunDirectory
 from .errors import RunError
 from .evals.finetune import WEIGHTS
 from .pretrained import run_spec
+from .spec import RunSpec, differences, to_dict
 
 
 def find_evaluation(folder: Path, classifier: str) -> Path:
@@ -49,12 +52,24 @@ def _require_own(place: Path, folder: Path) -> None:
     requested = json.loads(identity.get("requested", "{}"))
     if "weights" in requested:
         own = requested["weights"] == sha256(folder / "model.safetensors")
-    else:  # older ones say the run's name alone
+    else:  # older ones say the run's name alone, which runs in two folders may share
         own = place.resolve() in inside or place.resolve().parent == inside[1]
-        own = own or requested.get("run") == folder.resolve().name
+        own = own or (requested.get("run") == folder.resolve().name and _same_pretraining(place, folder, requested))
     if not own:
         of = f"of {requested['run']!r}" if "run" in requested else "of a file of weights, or does not say of what"
-        raise RunError(f"{place} is no evaluation of the run {folder.name}: it is {of}.")
+        raise RunError(f"{place} is no evaluation of the run {folder}: it is {of}, another network.")
+
+
+def _same_pretraining(place: Path, folder: Path, requested: Mapping[str, Any]) -> bool:
+    """Whether an evaluation's spec has the run's pre-training, but for what the evaluation was asked to change."""
+
+    def made(spec: RunSpec) -> dict[str, Any]:
+        values = to_dict(spec)
+        values["data"] = {key: values["data"][key] for key in ("source", "subset", "frames", "size")}
+        return {key: values[key] for key in ("task", "backbone", "init", "pretrain", "seed", "data")}
+
+    changed = differences(made(run_spec(folder)), made(run_spec(place)))
+    return all(text.partition(":")[0] in requested for text in changed)
 
 
 def sha256(file: Path) -> str:
