@@ -457,6 +457,7 @@ def test_what_a_run_was_made_with_is_evaluated_in_its_own_folder(finished, home,
     assert "cka needs 4 test videos or more, and 'tiny' has 3" in refused.stderr
 
 
+@pytest.mark.slow
 def test_all_evaluations_on_other_data_then_the_report(finished, home, tiny_source, tmp_path):
     source = tmp_path / "videos"
     shutil.copytree(tiny_source, source)
@@ -511,6 +512,7 @@ def test_all_evaluations_on_other_data_then_the_report(finished, home, tiny_sour
     assert "robustness" in text
 
 
+@pytest.mark.slow
 def test_results_of_other_weights_or_other_labels_are_not_handed_out(finished, home, tiny_source, tmp_path):
     run, place, source = tmp_path / "run", tmp_path / "evals", tmp_path / "videos"
     shutil.copytree(finished[0], run, ignore=shutil.ignore_patterns("evals"))

@@ -246,6 +246,7 @@ def compiled_is_the_same(name: str) -> None:
     assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-7) for a, b in zip(*results, strict=True))
 
 
+@pytest.mark.slow
 def test_a_small_net_compiled_is_the_same():
     compiled_is_the_same("c3d")
 
