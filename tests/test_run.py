@@ -483,7 +483,7 @@ def test_all_evaluations_on_other_data_then_the_report(finished, home, tiny_sour
     assert evals["cka"]["maps"]["pre-trained / pre-trained"]["dropped"] == 2, "6 test videos in minibatches of 4"
     itself = evals[f"cka-{other}"]["maps"]
     assert itself[f"pre-trained / {other}"]["mean"] == pytest.approx(
-        evals["cka"]["maps"]["pre-trained / pre-trained"]["mean"], abs=0.2
+        evals["cka"]["maps"]["pre-trained / pre-trained"]["mean"], abs=1e-9
     )
     files = {path.relative_to(tmp_path / "evals").as_posix() for path in (tmp_path / "evals").rglob("*.*")}
     assert {"finetuned.safetensors", "neighbours.npz", "predictions/finetune.npz", "predictions/linear.npz"} <= files

@@ -27,7 +27,7 @@ BackboneName = Annotated[
 
 @results_app.command("eval")
 def eval_(
-    on: Annotated[str, typer.Option(help="Data set to evaluate on.")],
+    on: Annotated[str, typer.Option(help="Data set; ucf101:2 is its second official split, ucf101:all the mean of all.")],
     run: Run = None,
     weights: Weights = None,
     backbone: BackboneName = None,

@@ -29,7 +29,7 @@ from .evals.protocols import with_protocol
 from .evals.suite import Suite, check_evaluations
 from .evals.target import open_target
 from .home import runs_dir
-from .pretrained import Pretrained, open_run, run_folder
+from .pretrained import Pretrained, open_run, open_weights, run_folder
 from .resolve import (
     Resolved,
     choose_preset,
@@ -38,11 +38,10 @@ from .resolve import (
     measure,
     open_data,
     processes,
-    read_weights,
     request_hash,
     require_unchanged,
 )
-from .spec import RunSpec, complete_options, from_dict, override, signature_options, to_dict
+from .spec import RunSpec, from_dict, override, to_dict
 
 
 def run_evaluations(
@@ -202,30 +201,19 @@ def evaluate_weights(
         changes: "section.key" entries that replace those of the preset.
         out: another folder for the results.
     """
-    given = {
-        "backbone.name": name,
-        "init.weights": str(path.expanduser().absolute()),
-        "init.allow_pickle": allow_pickle,
-    }
     entries = with_protocol(changes)
-    spec = override(RunSpec(), {"task.name": "none", "data.source": "none", **entries, **given})
-    backbone, weights = read_weights(spec)
+    opened = open_weights(path, name, allow_pickle, entries)
+    spec, weights = opened.spec, opened.weights
     store = open_data(on, reporter)
     preset, notes = choose_preset(spec.preset, on, torch.cuda.is_available())
     if preset == "small":
         spec = override(spec, _small(spec, store, entries, ("data.", "finetune.")))
-    options = complete_options(spec.backbone, signature_options(type(backbone)), "backbone").options
-    spec = replace(
-        spec,
-        preset=preset,
-        backbone=replace(spec.backbone, options={**options, "input": weights.input}),
-        engine=resolve_engine(spec.engine, torch.cuda.is_available()),
-    )
-    resolved = Resolved(spec, None, store, backbone, weights, [weights.line(), *notes])
+    spec = replace(spec, preset=preset, engine=resolve_engine(spec.engine, torch.cuda.is_available()))
+    resolved = Resolved(spec, None, store, opened.backbone, weights, [weights.line(), *notes])
     request = {"weights": weights.sha256, "backbone": name, "on": on, **changes}
     folder = runs_dir() / f"weights-{name}-{weights.sha256[:8]}"
     place, begun_with = out or _place(folder, on), weights.to_dict()
-    return _evaluate(resolved, backbone, None, begun_with, request, place, on, names, reporter, against)
+    return _evaluate(resolved, opened.backbone, None, begun_with, request, place, on, names, reporter, against)
 
 
 def _seen_before(source: str, subset: str, on: str, store: Store, reporter: Reporter) -> list[str]:

@@ -64,8 +64,7 @@ class Comparison:
 def compare(a: Predictions, b: Predictions, draws: int = DRAWS, seed: int = 0) -> Comparison:
     """Compares the top-1 answers of two classifiers; B's videos may come in another order.
 
-    What is compared are the kept probabilities. Where they are averages over repetitions, it is the averages' answers,
-    and chance in training is not part of the interval.
+    The answers are those of one training each: chance in training is not part of the interval.
 
     Raises RunError where the videos, their labels or the classes are not the same.
     """
