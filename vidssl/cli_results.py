@@ -27,7 +27,7 @@ BackboneName = Annotated[
 
 @results_app.command("eval")
 def eval_(
-    on: Annotated[str, typer.Option(help="Data set; ucf101:2 is its second official split, ucf101:all the mean of all.")],
+    on: Annotated[str, typer.Option(help="Data set; ucf101:2: its second official split, ucf101:all: their mean.")],
     run: Run = None,
     weights: Weights = None,
     backbone: BackboneName = None,
