@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from vidssl.data.prep import PrepSummary, prepare
+from vidssl.data.prep import prepare
+from vidssl.data.prep_summary import PrepSummary
 from vidssl.engine.progress import Reporter
 
 

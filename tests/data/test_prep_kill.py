@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.media import moving_square, write_video
-from vidssl.data import files, manifest, prep, shards
+from vidssl.data import files, manifest, prep_work, shards
 from vidssl.data.pool import Died, WorkerPool
 from vidssl.data.store import open_store
 from vidssl.data.work import Job, process
@@ -167,7 +167,7 @@ def test_crash_at_every_commit(tiny_source: Path, tmp_path: Path, monkeypatch: p
             crashing = crashing_replacing(files.replacing, after)
             patch.setattr(manifest, "replacing", crashing)
             patch.setattr(shards, "replacing", crashing)
-            patch.setattr(prep, "WorkerPool", InProcess)
+            patch.setattr(prep_work, "WorkerPool", InProcess)
             done = 0
             try:
                 for done, options in enumerate(steps):  # noqa: B007
@@ -176,7 +176,7 @@ def test_crash_at_every_commit(tiny_source: Path, tmp_path: Path, monkeypatch: p
             except Crash:
                 crashes += 1
         with monkeypatch.context() as patch:
-            patch.setattr(prep, "WorkerPool", InProcess)
+            patch.setattr(prep_work, "WorkerPool", InProcess)
             for options in steps[done:]:
                 run_prep(source, store, **options)
         assert hashes(store) == expected, f"crash {after} in step {done}"
@@ -252,7 +252,7 @@ def deadly_process(job: Job) -> dict[str, Any]:
 
 
 def test_a_deadly_video_is_rejected(tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prep, "process", deadly_process)
+    monkeypatch.setattr(prep_work, "process", deadly_process)
     summary = run_prep(tiny_source, tmp_path / "store", workers=2)
     assert (summary.ok, summary.rejected) == (11, 1)
     row = read_manifest(tmp_path / "store")["left/2.mp4"]

@@ -26,7 +26,7 @@ def test_videos_are_found_however_they_lie(tmp_path: Path) -> None:
     again = [path.replace("v_HandStand", "v_Handstand") for path in again]
     listing = read("ucf101", touch(other, *again))
     assert [video.id for video in listing.videos] == sorted(UCF.values())
-    assert {video.file.relative_to(other).as_posix() for video in listing.videos} == set(again)
+    assert {video.file.path.relative_to(other).as_posix() for video in listing.videos} == set(again)
 
 
 def edit(file: Path, old: str, new: str) -> None:

@@ -22,7 +22,7 @@ from .store import FIRST_SPLIT, Store, StoreMeta, official_splits, open_store, r
 from .subset import nested_subsets, parse_size
 
 if TYPE_CHECKING:
-    from .prep import PrepSummary
+    from .prep_summary import PrepSummary
 
 EMBEDDED = "embedded"
 EMBEDDED_SHORT_SIDE = (
@@ -110,7 +110,8 @@ def prepare_embedded(
 ) -> PrepSummary:
     """Renders the embedded set (once) and prepares it like any other data."""
     from .datasets import embedded
-    from .prep import check_settings, prepare
+    from .prep import prepare
+    from .prep_checks import check_settings
 
     short_side = short_side or EMBEDDED_SHORT_SIDE
     check_settings(StoreMeta(name, format, fit, short_side), workers)  # before the rendering, which takes its time

@@ -100,8 +100,8 @@ class _Done:
             return False
         digest = self._value("sha256", row)
         if not digest:  # the file was missing or could not be read
-            return bool(video.problem) or not os.access(video.file, os.R_OK)
-        return self._value("mtime_ns", row) == now["mtime_ns"] or digest == readable_sha256(video.file)
+            return bool(video.problem) or not os.access(video.file.path, os.R_OK)
+        return self._value("mtime_ns", row) == now["mtime_ns"] or digest == readable_sha256(video.file.path)
 
     def _value(self, column: str, row: int) -> object:
         return self._columns[column][row] if column in self._columns else None

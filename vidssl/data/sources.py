@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import DataError
@@ -21,13 +21,72 @@ VIDEO_SUFFIXES = frozenset(_SUFFIXES.split())
 
 
 @dataclass(frozen=True)
+class Member:
+    """A file within an archive.
+
+    Args:
+        name: as the archive has it.
+        bytes: its size, unpacked.
+        mtime_ns: as the archive has it.
+        place: its rank in the archive. What can only be read as a stream is read in this order.
+    """
+
+    name: str
+    bytes: int
+    mtime_ns: int
+    place: int
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a source.
+
+    Args:
+        id: its path below the source, POSIX. A member of an archive is named as if it lay beside the archive.
+        path: where it is, or where the archive is that holds it.
+        member: which file of that archive.
+    """
+
+    id: str
+    path: Path
+    member: Member | None = None
+
+    def __str__(self) -> str:
+        return str(self.path if self.member is None else self.path / self.member.name)
+
+    @property
+    def name(self) -> str:
+        """Its name without folders."""
+        return PurePosixPath(self.id).name
+
+    @property
+    def folder(self) -> Path:
+        """What it lies in, for messages: a folder or an archive."""
+        return self.path.parent if self.member is None else self.path
+
+    def stat(self) -> tuple[int, int]:
+        """Bytes and time of change in ns; zeros where it cannot be seen."""
+        if self.member is not None:
+            return self.member.bytes, self.member.mtime_ns
+        try:
+            stat = os.stat(self.path)
+        except OSError:
+            return 0, 0
+        return stat.st_size, stat.st_mtime_ns
+
+    def read_bytes(self) -> bytes:
+        """The whole content: for lists and tables. Raises OSError."""
+        return self.path.read_bytes()
+
+
+@dataclass(frozen=True)
 class SourceVideo:
-    """One source file.
+    """One source video.
 
     Args:
         id: the video's name for good: its path below the source, POSIX, or the one that official lists give it
             (CLASS/FILE), wherever below the source it lies.
-        file: where it is.
+        file: where it is, or would be.
         label: class name, None without.
         split: "train", "test" or "".
         labels: class name by further label system.
@@ -36,7 +95,7 @@ class SourceVideo:
     """
 
     id: str
-    file: Path
+    file: SourceFile
     label: str | None = None
     split: str = ""
     labels: dict[str, str | None] = field(default_factory=dict)
@@ -86,6 +145,37 @@ def split_sizes(videos: Iterable[SourceVideo], held: Set[str]) -> dict[str, dict
     return sizes if len(sizes) > 1 else {}
 
 
+@dataclass(frozen=True)
+class SourceFiles:
+    """Every file of a source: `files` by id, in order of their names."""
+
+    root: Path
+    files: dict[str, SourceFile]
+
+    def videos(self) -> dict[str, SourceFile]:
+        """Those that are videos by their name."""
+        return {name: file for name, file in self.files.items() if is_video_name(name)}
+
+    def absent(self, name: str) -> SourceFile:
+        """Where a file that is not there would be."""
+        return SourceFile(name, self.root / name)
+
+
+def open_source(source: Path, without: Path | None = None) -> SourceFiles:
+    """Lists a source.
+
+    Args:
+        source: the folder.
+        without: a folder below it that is not looked into (the store, where it lies within its own source).
+
+    Raises:
+        DataError: it is missing, no folder, or something in it is unreadable.
+    """
+    with readable(source):
+        found = (SourceFile(_relative_id(path, source), path) for path in _files_below(source, without))
+        return SourceFiles(source, {file.id: file for file in found})
+
+
 @contextmanager
 def readable(source: Path) -> Iterator[None]:
     """Around whatever reads a source. Raises DataError: it is missing, no folder, or something in it is unreadable."""
@@ -100,7 +190,7 @@ def readable(source: Path) -> Iterator[None]:
         ) from error
 
 
-def files_below(folder: Path, without: Path | None = None) -> Iterator[Path]:
+def _files_below(folder: Path, without: Path | None = None) -> Iterator[Path]:
     """Every regular file below a folder, in order of name. Links are followed, a folder is entered once.
 
     Args:
@@ -124,10 +214,10 @@ def files_below(folder: Path, without: Path | None = None) -> Iterator[Path]:
     yield from walk(folder)
 
 
-def is_video_name(file: Path) -> bool:
-    return file.suffix.lower() in VIDEO_SUFFIXES
+def is_video_name(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES
 
 
-def relative_id(file: Path, source: Path) -> str:
+def _relative_id(file: Path, source: Path) -> str:
     """The path below the source; bytes that are not UTF-8 become \\xNN, so that every id can be written down."""
     return os.fsencode(file.relative_to(source).as_posix()).decode("utf-8", "backslashreplace")

@@ -14,7 +14,7 @@ from ..errors import ConfigError, unknown_name
 from .subset import parse_size
 
 if TYPE_CHECKING:
-    from .prep import PrepSummary
+    from .prep_summary import PrepSummary
 
 NAMED_FILES = 20
 

@@ -42,11 +42,7 @@ class Job:
 
 def new_row(number: int, video: SourceVideo, revision: int) -> dict[str, Any]:
     """What is known of a source before it is opened; the rest of its row follows from its content and the settings."""
-    try:
-        stat = os.stat(video.file)
-        size, mtime_ns = stat.st_size, stat.st_mtime_ns
-    except OSError:
-        size = mtime_ns = 0
+    size, mtime_ns = video.file.stat()
     labels = {f"label:{system}": label for system, label in video.labels.items()}
     splits = {f"split:{name}": part for name, part in video.splits.items()}
     return {
@@ -96,11 +92,11 @@ def transcode_job(job: Job) -> tuple[Transcoded, str]:
     if video.problem:
         return Transcoded("rejected", video.problem), ""
     try:
-        digest = file_sha256(video.file)
+        digest = file_sha256(video.file.path)
     except OSError as error:
         return Transcoded("rejected", f"it cannot be read: {error.strerror}"), ""
     try:
-        return transcode(video.file, job.recipe), digest
+        return transcode(video.file.path, job.recipe), digest
     except Exception as error:  # one odd file must not end the work on all others; its row says what happened
         return Transcoded("rejected", f"it could not be transcoded ({type(error).__name__}: {error})"), digest
 

@@ -11,12 +11,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from ...errors import DataError
-from ..sources import Listing, SourceVideo, files_below, is_video_name, readable, relative_id, split_fields
+from ..sources import Listing, SourceFile, SourceFiles, SourceVideo, open_source, readable, split_fields
 from ..store import FIRST_SPLIT
 
 _TABLE = re.compile(r"(train|test)([2-9])?\.csv")
@@ -33,22 +34,21 @@ def list_videos(source: Path, without: Path | None = None) -> Listing:
         DataError: it is missing, no folder, unreadable, holds no video, or a table is wrong.
     """
     source = Path(source)
+    files = open_source(source, without)
+    tables, found = _tables(files), files.videos()
     with readable(source):
-        files = list(files_below(source, without))
-        tables = _tables(source, files)
-        found = {relative_id(file, source): file for file in files if is_video_name(file)}
-        listing = _from_tables(source, tables, found) if tables else _from_folders(found)
-    listing.ignored = len(files) - len(found) - len(tables)
+        listing = _from_tables(files, tables) if tables else _from_folders(found)
+    listing.ignored = len(files.files) - len(found) - len(tables)
     if not listing.videos:
         raise DataError(
-            f"source {source} holds no videos ({len(files)} files, none with a video's extension such as .mp4, .avi, "
-            ".mkv, .webm). Give --source the folder that holds the videos or their class folders."
+            f"source {source} holds no videos ({len(files.files)} files, none with a video's extension such as .mp4, "
+            ".avi, .mkv, .webm). Give --source the folder that holds the videos or their class folders."
         )
     listing.videos.sort(key=lambda video: video.id)
     return listing
 
 
-def _from_folders(found: dict[str, Path]) -> Listing:
+def _from_folders(found: dict[str, SourceFile]) -> Listing:
     videos = []
     for name, file in found.items():
         first, *rest = PurePosixPath(name).parts
@@ -56,9 +56,10 @@ def _from_folders(found: dict[str, Path]) -> Listing:
     return Listing(videos)
 
 
-def _tables(source: Path, files: list[Path]) -> dict[tuple[str, str], Path]:
+def _tables(files: SourceFiles) -> dict[tuple[str, str], SourceFile]:
     """(number of the split, "train" or "test") -> its table. The first split may lack one of its two."""
-    matches = [(_TABLE.fullmatch(file.name), file) for file in files if file.parent == source]
+    source = files.root
+    matches = [(_TABLE.fullmatch(name), file) for name, file in files.files.items()]
     tables = {(match[2] or FIRST_SPLIT, match[1]): file for match, file in matches if match}
     for split, role in tables:
         other = {"train": "test", "test": "train"}[role]
@@ -75,7 +76,7 @@ def _tables(source: Path, files: list[Path]) -> dict[tuple[str, str], Path]:
     return dict(sorted(tables.items(), key=lambda item: (int(item[0][0]), item[0][1] == "test")))
 
 
-def _from_tables(source: Path, tables: dict[tuple[str, str], Path], found: dict[str, Path]) -> Listing:
+def _from_tables(files: SourceFiles, tables: dict[tuple[str, str], SourceFile]) -> Listing:
     listed: dict[str, SourceVideo] = {}
     roles: dict[str, dict[str, str]] = {}
     where: dict[tuple[str, str], str] = {}
@@ -83,54 +84,56 @@ def _from_tables(source: Path, tables: dict[tuple[str, str], Path], found: dict[
     for (split, role), table in tables.items():
         for line, row in _rows(table):
             place = f"{table.name} line {line}"
-            video = _video(source, row, place, found)
+            video = _video(files, row, place)
             before, other = listed.setdefault(video.id, video), first.setdefault(video.id, place)
             same = replace(before, problem="") == replace(video, problem="")
             if roles.setdefault(video.id, {}).setdefault(split, role) != role:
                 same, other = False, where[video.id, split]
             if not same:
                 raise DataError(
-                    f"{place} and {other} of {source} name the same video {video.id!r} with different split "
+                    f"{place} and {other} of {files.root} name the same video {video.id!r} with different split "
                     "or label. A video belongs to one part of a split and has one label: mend one of the two lines."
                 )
             where.setdefault((video.id, split), place)
     splits = list(dict.fromkeys(split for split, _ in tables))
     videos = [replace(video, **split_fields(roles[name], splits)) for name, video in listed.items()]
-    return Listing(videos, unlisted=sorted(set(found) - set(listed)))
+    return Listing(videos, unlisted=sorted(set(files.videos()) - set(listed)))
 
 
-def _video(source: Path, row: dict[str, str], place: str, found: dict[str, Path]) -> SourceVideo:
+def _video(files: SourceFiles, row: dict[str, str], place: str) -> SourceVideo:
     path = PurePosixPath(row["path"])
     if path.is_absolute() or ".." in path.parts or not path.parts:
         raise DataError(
-            f"{place} has the path {row['path']!r}. Legal: a path below {source}, relative to it, with forward slashes."
+            f"{place} has the path {row['path']!r}. Legal: a path below {files.root}, relative to it, with forward "
+            "slashes."
         )
     name = path.as_posix()
-    file = found.get(name) or source / name
+    file = files.files.get(name) or files.absent(name)
     systems = {column.partition(":")[2]: value or None for column, value in row.items() if column.startswith("label:")}
-    problem = "" if file.is_file() else f"the file is missing ({place} names it)"
+    there = name in files.files or file.path.is_file()  # by a second link to a folder that was entered once
+    problem = "" if there else f"the file is missing ({place} names it)"
     return SourceVideo(name, file, row["label"] or None, labels=systems, problem=problem)
 
 
-def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+def _rows(table: SourceFile) -> list[tuple[int, dict[str, str]]]:
     """Rows of a table with their line numbers."""
     rows = []
     try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = reader.fieldnames or []
-            if not {"path", "label"} <= set(columns):
+        text = table.read_bytes().decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        columns = reader.fieldnames or []
+        if not {"path", "label"} <= set(columns):
+            raise DataError(
+                f"{table} has the columns {', '.join(columns) or '(none)'}. Its first line must name path and label; "
+                "label:<system> may follow."
+            )
+        for row in reader:
+            if None in row or None in row.values():
                 raise DataError(
-                    f"{table} has the columns {', '.join(columns) or '(none)'}. Its first line must name "
-                    "path and label; label:<system> may follow."
+                    f"{table} line {reader.line_num} has not as many fields as its first line ({len(columns)}). Quote "
+                    "a path or label that holds a comma."
                 )
-            for row in reader:
-                if None in row or None in row.values():
-                    raise DataError(
-                        f"{table} line {reader.line_num} has not as many fields as its first line ({len(columns)}). "
-                        "Quote a path or label that holds a comma."
-                    )
-                rows.append((reader.line_num, row))
+            rows.append((reader.line_num, row))
     except UnicodeDecodeError as error:
         raise DataError(f"{table} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from None
     except csv.Error as error:

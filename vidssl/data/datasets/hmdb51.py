@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 
 from ...errors import DataError
-from ..sources import Listing
+from ..sources import Listing, SourceFile
 from .split_lists import SPLITS, OfficialLists, examples, list_official, read_lines
 
 _ORIGIN = "HMDB51 lists (CLASS_test_split1.txt to CLASS_test_split3.txt of test_train_splits.rar)"
@@ -27,12 +27,12 @@ def list_videos(source: Path, without: Path | None = None) -> Listing:
     return list_official(source, without, _FILE, _read, _ORIGIN)
 
 
-def _read(lists: dict[str, Path]) -> OfficialLists:
+def _read(lists: dict[str, SourceFile]) -> OfficialLists:
     official = OfficialLists(sorted({match[1] for match in map(_FILE.fullmatch, lists) if match}))
     wanted = [_name(label, split) for label in official.classes for split in SPLITS]
     missing = [name for name in wanted if name not in lists]
     if missing:
-        folder = next(iter(lists.values())).parent
+        folder = next(iter(lists.values())).folder
         raise DataError(
             f"{folder} lacks {len(missing)} of {len(wanted)} lists ({examples(missing)}). Every class has one for each "
             f"of the three splits: unpack the {_ORIGIN} again."

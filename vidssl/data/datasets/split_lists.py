@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ...errors import DataError
-from ..sources import Listing, SourceVideo, files_below, is_video_name, readable, relative_id, split_fields
+from ..sources import Listing, SourceFile, SourceVideo, open_source, readable, split_fields
 
 SPLITS = ("1", "2", "3")
 _NAMED = 3  # examples in a message
@@ -42,7 +42,7 @@ class OfficialLists:
         given[split] = role
 
 
-Finder = Callable[[dict[str, Path]], OfficialLists]
+Finder = Callable[[dict[str, SourceFile]], OfficialLists]
 
 
 def list_official(source: Path, without: Path | None, pattern: re.Pattern[str], read: Finder, origin: str) -> Listing:
@@ -60,20 +60,21 @@ def list_official(source: Path, without: Path | None, pattern: re.Pattern[str], 
             theirs, or two files for one video.
     """
     source = Path(source)
+    files = open_source(source, without)
+    found = files.videos()
     with readable(source):
-        files = list(files_below(source, without))
-        copies = [file for file in files if pattern.fullmatch(file.name)]
+        copies = [file for file in files.files.values() if pattern.fullmatch(file.name)]
         if not copies:
-            others = [relative_id(f, source) for f in files if f.suffix.lower() in (".txt", ".zip", ".rar", ".csv")]
+            others = [name for name in files.files if name.lower().endswith((".txt", ".zip", ".rar", ".csv"))]
             raise DataError(
                 f"source {source} holds no {origin}. Found instead: {examples(others) or 'no list and no archive'}. "
                 "Give --source the folder that holds both the videos and the unpacked lists, in any folders of it."
             )
         official = read(_one_of_each(copies))
-        found = {relative_id(file, source): file for file in files if is_video_name(file)}
+    folder = copies[0].folder
     if not official.roles:
-        raise DataError(f"the lists in {copies[0].parent} name no video. Unpack {origin} again.")
-    _require_whole(official, copies[0].parent, origin)
+        raise DataError(f"the lists in {folder} name no video. Unpack {origin} again.")
+    _require_whole(official, folder, origin)
     places = _places(official, found, source)
     if not places:
         named = examples(f"{label}/{file}" for label, file in official.roles)
@@ -87,13 +88,13 @@ def list_official(source: Path, without: Path | None, pattern: re.Pattern[str], 
         name = f"{label}/{file}"
         place = places.get((label, file))
         problem = "" if place else "the file is missing (the official lists name it)"
-        path = found[place] if place else source / name
-        videos.append(SourceVideo(name, path, label, **split_fields(roles, SPLITS), problem=problem))
+        video = found[place] if place else files.absent(name)
+        videos.append(SourceVideo(name, video, label, **split_fields(roles, SPLITS), problem=problem))
     unlisted = sorted(set(found) - set(places.values()))
-    return Listing(videos, len(files) - len(found) - len(copies), unlisted, official.classes)
+    return Listing(videos, len(files.files) - len(found) - len(copies), unlisted, official.classes)
 
 
-def read_lines(file: Path) -> list[tuple[int, str]]:
+def read_lines(file: SourceFile) -> list[tuple[int, str]]:
     """Line numbers and lines that are not empty, without what ends them (LF or CR-LF, and blanks).
 
     Bytes that are not UTF-8 become \\xNN, as in the ids of files, so that odd names meet.
@@ -108,9 +109,9 @@ def examples(names: Iterable[str]) -> str:
     return ", ".join(listed[:_NAMED]) + (", ..." if len(listed) > _NAMED else "")
 
 
-def _one_of_each(copies: list[Path]) -> dict[str, Path]:
+def _one_of_each(copies: list[SourceFile]) -> dict[str, SourceFile]:
     """Lists by file name. Copies of one list may lie in several folders, as long as they say the same."""
-    chosen: dict[str, Path] = {}
+    chosen: dict[str, SourceFile] = {}
     for file in copies:
         other = chosen.setdefault(file.name, file)
         if other.read_bytes() != file.read_bytes():
@@ -132,7 +133,7 @@ def _require_whole(official: OfficialLists, folder: Path, origin: str) -> None:
             )
 
 
-def _places(official: OfficialLists, found: dict[str, Path], source: Path) -> dict[tuple[str, str], str]:
+def _places(official: OfficialLists, found: Iterable[str], source: Path) -> dict[tuple[str, str], str]:
     """(class, file name) -> which of the found files it is; videos that are not there are left out.
 
     First by the exact name in a folder named as the class. What is left, by the name without its suffix (files are

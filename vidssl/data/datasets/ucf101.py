@@ -17,7 +17,7 @@ import re
 from pathlib import Path
 
 from ...errors import DataError
-from ..sources import Listing
+from ..sources import Listing, SourceFile
 from .split_lists import SPLITS, OfficialLists, examples, list_official, read_lines
 
 _ORIGIN = "UCF101 lists (classInd.txt, trainlist01.txt to testlist03.txt of UCF101TrainTestSplits-RecognitionTask.zip)"
@@ -32,11 +32,11 @@ def list_videos(source: Path, without: Path | None = None) -> Listing:
     return list_official(source, without, _FILE, _read, _ORIGIN)
 
 
-def _read(lists: dict[str, Path]) -> OfficialLists:
+def _read(lists: dict[str, SourceFile]) -> OfficialLists:
     wanted = [_CLASSES, *(_name(role, split) for split in SPLITS for role in ("train", "test"))]
     missing = [name for name in wanted if name not in lists]
     if missing:
-        folder = next(iter(lists.values())).parent
+        folder = next(iter(lists.values())).folder
         raise DataError(f"{folder} lacks {', '.join(missing)}. It takes all {len(wanted)} {_ORIGIN}: unpack it again.")
     numbers = _class_numbers(lists[_CLASSES])
     spelled = {name.casefold(): name for name in numbers}
@@ -65,7 +65,7 @@ def _name(role: str, split: str) -> str:
     return f"{role}list0{split}.txt"
 
 
-def _class_numbers(file: Path) -> dict[str, int]:
+def _class_numbers(file: SourceFile) -> dict[str, int]:
     """Class -> its number from 1, in order of the numbers."""
     numbers: dict[str, int] = {}
     for line, text in read_lines(file):
