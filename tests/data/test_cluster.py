@@ -1,0 +1,190 @@
+"""prep through jobs: local ones here, SLURM's in test_slurm.py. What comes out is what one process makes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vidssl.data import cluster
+from vidssl.data.cluster_job import Part, claim, make_place, take_over
+from vidssl.data.schedulers import SLURM_OPTIONS, check_cluster, slurm_options
+from vidssl.data.shards import stage
+from vidssl.errors import ConfigError, EnvironmentProblem
+
+from .jobs import OPTIONS, ROOT, below, job_ids, make_source, runs, send, staged, submit, wait_for
+from .prepared import hashes, prep
+
+LOCAL = {**OPTIONS, "cluster": "local", "jobs": 2, "workers": 1}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_source(tmp_path_factory.mktemp("handed") / "source")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    store = tmp_path_factory.mktemp("undisturbed") / "store"
+    prep(source, store, **OPTIONS)
+    return hashes(store)
+
+
+# ---- what is asked
+
+
+def test_impossible_settings_are_told() -> None:
+    for words, expected in [
+        ({"cluster": "slum"}, "Did you mean 'slurm'"),
+        ({"cluster": "local", "jobs": 0}, "0 jobs"),
+        ({"cluster": "local", "slurm": {"time": "5"}}, "is for --cluster slurm"),
+        ({"cluster": "slurm", "slurm": {"partion": "cpu"}}, "Did you mean 'partition'"),
+        ({"cluster": "slurm", "slurm": {"nodes": "2"}}, "unknown SLURM option 'nodes'"),
+        ({"cluster": "slurm", "slurm": {"time": "1:00:00"}}, "whole number of minutes"),
+        ({"cluster": "slurm", "slurm": {"cpus_per_task": "0"}}, "whole number from 1"),
+    ]:
+        with pytest.raises(ConfigError, match=expected):
+            check_cluster(**words)  # type: ignore[arg-type]
+    assert slurm_options(["partition=cpu", "gres=a:1=b"]) == {"partition": "cpu", "gres": "a:1=b"}
+    for word in ("partition", "=cpu", "partition="):
+        with pytest.raises(ConfigError, match="KEY=VALUE"):
+            slurm_options([word])
+
+
+def test_options_are_submitits() -> None:
+    from submitit.slurm import slurm
+
+    assert set(SLURM_OPTIONS) <= slurm.SlurmExecutor._valid_parameters()
+
+
+def test_missing_slurm_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EnvironmentProblem, match="login node"):
+        check_cluster("slurm")
+
+
+def test_missing_submitit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(EnvironmentProblem, match=r"pip install 'vidssl\[cluster\]'"):
+        check_cluster("local")
+
+
+# ---- who may write
+
+
+def row(number: int) -> dict[str, Any]:
+    return {"number": number, "status": "ok"}
+
+
+def test_an_older_run_cannot_write(tmp_path: Path) -> None:
+    first = claim(tmp_path, make_place(tmp_path, "7").stem)
+    assert first is not None
+    stage(first / "staging", row(1), b"video")
+    second = claim(tmp_path, "7")
+    assert second is not None
+    with pytest.raises(FileNotFoundError):
+        stage(first / "staging", row(2), b"video")
+    assert sorted(file.name for file in (second / "staging").iterdir()) == ["00000001.json", "00000001.mp4"]
+    assert claim(tmp_path, "8") is None
+
+
+def test_take_over_ends_a_submission_and_keeps_its_videos(tmp_path: Path) -> None:
+    place = make_place(tmp_path / "staging" / "jobs-old", "7")
+    (tmp_path / "shards").mkdir()
+    stage(place / "staging", row(1), b"video")
+    stage(place / "staging", row(2), None)
+    (place / "staging" / "00000003.mp4").write_bytes(b"video without its row")
+    (place / "shards" / "000000.tar").write_bytes(b"shard without its table")
+    take_over(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        stage(place / "staging", row(4), b"video")
+    assert claim(tmp_path / "staging" / "jobs-old", "7") is None
+    assert sorted(hashes(tmp_path)) == ["staging/00000001.json", "staging/00000001.mp4", "staging/00000002.json"]
+
+
+# ---- whole preps in local jobs
+
+
+@pytest.mark.slow
+def test_a_killed_job_is_handed_out_again(source: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(prep, source, store, **LOCAL)
+        wait_for(lambda: staged(store) >= 2)
+        victims = job_ids(store)
+        send(below(int(victims[0]))[1:], signal.SIGKILL)
+        wait_for(lambda: len(job_ids(store)) > len(victims) or running.done())
+        again = len(job_ids(store))
+        summary = running.result()
+    assert (again, summary.ok, summary.rejected) == (3, 9, 1)
+    assert hashes(store) == undisturbed
+
+
+class Broken(Part):
+    """The second part cannot be done."""
+
+    def __call__(self) -> str:
+        if self.name == "000001":
+            raise SystemExit("no such luck")
+        return super().__call__()
+
+
+@pytest.mark.slow
+def test_a_job_that_always_fails_ends_prep(
+    source: Path, undisturbed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the job imports this module
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "Part", Broken)
+        with pytest.raises(EnvironmentProblem) as caught:
+            prep(source, store, **LOCAL)
+    message = str(caught.value)
+    assert "3 times in a row" in message
+    log = Path(message.partition("Its log: ")[2].partition(". What")[0])
+    assert "no such luck" in log.read_text()
+    assert (store / "shards" / "000000.parquet").exists()
+    prep(source, store, **OPTIONS)
+    assert hashes(store) == undisturbed
+
+
+@pytest.mark.slow
+def test_jobs_of_a_killed_prep_do_no_harm(source: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
+    """They sleep while the same command runs to its end, and wake up after it."""
+    store = tmp_path / "store"
+    submitting = submit(source, store, **LOCAL)
+    wait_for(lambda: staged(store) >= 2)
+    asleep = [process for job in job_ids(store) for process in below(int(job))]
+    send(asleep, signal.SIGSTOP)
+    submitting.kill()
+    submitting.wait()
+    assert sum(map(runs, asleep)) >= 5, "controllers, jobs and workers"
+    try:
+        prep(source, store, **LOCAL)
+        assert hashes(store) == undisturbed
+    finally:
+        send(asleep, signal.SIGCONT)
+    wait_for(lambda: not any(map(runs, asleep)))
+    assert hashes(store) == undisturbed
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_jobs(source: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    submitting = submit(source, store, **LOCAL)
+    wait_for(lambda: staged(store) >= 2)
+    started = [process for job in job_ids(store) for process in below(int(job))]
+    os.killpg(submitting.pid, signal.SIGINT)  # a terminal sends it to all of them
+    _, err = submitting.communicate(timeout=20)
+    assert submitting.returncode == 130, err
+    assert "same command" in err
+    assert "Traceback" not in err
+    assert not any(map(runs, started))
+    assert staged(store) >= 2
+    prep(source, store, **OPTIONS)  # without a cluster: what the jobs finished counts here too
+    assert hashes(store) == undisturbed
