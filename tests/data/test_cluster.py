@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vidssl.data import cluster
+from vidssl.data import cluster, prep_work
 from vidssl.data.cluster_job import Part, claim, make_place, take_over
+from vidssl.data.pool import WorkerPool
 from vidssl.data.schedulers import SLURM_OPTIONS, check_cluster, slurm_options
 from vidssl.data.shards import stage
 from vidssl.errors import ConfigError, EnvironmentProblem
@@ -174,7 +176,9 @@ def test_jobs_of_a_killed_prep_do_no_harm(source: Path, undisturbed: dict[str, s
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_jobs(source: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_jobs_and_keeps_their_videos(
+    source: Path, undisturbed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = tmp_path / "store"
     submitting = submit(source, store, **LOCAL)
     wait_for(lambda: staged(store) >= 2)
@@ -185,6 +189,17 @@ def test_ctrl_c_ends_the_jobs(source: Path, undisturbed: dict[str, str], tmp_pat
     assert "same command" in err
     assert "Traceback" not in err
     assert not any(map(runs, started))
-    assert staged(store) >= 2
-    prep(source, store, **OPTIONS)  # without a cluster: what the jobs finished counts here too
+    finished = staged(store) + 5 * len(list((store / "staging").glob("jobs-*/*/shards/*.parquet")))
+    assert finished >= 2
+    done = []
+
+    class Counting(WorkerPool):
+        def run(self, tasks: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+            for task, result in super().run(tasks):
+                done.append(task)
+                yield task, result
+
+    monkeypatch.setattr(prep_work, "WorkerPool", Counting)
+    prep(source, store, **OPTIONS)  # without a cluster
     assert hashes(store) == undisturbed
+    assert len(done) == 10 - finished

@@ -50,13 +50,20 @@ def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return hashes(store)
 
 
-def test_a_requeued_job_goes_on(source: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(["scontrol", "requeue"], id="requeued"),
+        pytest.param(["scancel", "--signal=USR2"], id="told that its time is over"),
+    ],
+)
+def test_a_requeued_job_goes_on(words: list[str], source: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
     store = tmp_path / "store"
     with ThreadPoolExecutor(1) as thread:
         running = thread.submit(prep, source, store, **SLURM)
         wait_for(lambda: staged(store, "000000") >= 2)
         job = job_ids(store)[0]
-        ask("scontrol", "requeue", job)
+        ask(*words, job)
         wait_for(lambda: f"{job} PENDING" in queue())
         kept = staged(store, "000000")
         ask("scontrol", "update", f"job={job}", "StartTime=now")
