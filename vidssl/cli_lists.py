@@ -12,6 +12,8 @@ from rich.table import Table
 
 list_app = typer.Typer(no_args_is_help=True, help="Show what there is: tasks, backbones, data, runs.")
 
+_HASH_SHOWN = 8  # digits; --json has them all
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -43,15 +45,21 @@ def list_backbones(as_json: Json = False) -> None:
 
 @list_app.command("data")
 def list_data(as_json: Json = False) -> None:
-    """Prepared data sets."""
+    """Prepared data sets: counts, size, format, and the lists of their subsets by the start of their sha256."""
     from .report.listing import data_rows
 
+    rows = data_rows()
+    if not as_json:
+        for row in rows:
+            lists: dict[str, Any] = row.get("subsets", {})
+            row["subsets"] = ", ".join(f"{name} {made['sha256'][:_HASH_SHOWN]}" for name, made in lists.items()) or None
     counts = ("train", "test", "splits", "videos", "classes", "hours", "megabytes")
+    there = any(row["subsets"] for row in rows) if not as_json else False
     _show(
-        data_rows(),
+        rows,
         as_json,
         empty="nothing is prepared yet: `vidssl prep folder --source DIR --name NAME`",
-        columns=("name", *counts, "format", "picture", "problem"),
+        columns=("name", *counts, "format", "picture", *(("subsets",) if there else ()), "problem"),
     )
 
 

@@ -1,7 +1,8 @@
-"""Small sources in the official form of UCF101 and HMDB51, and folders with tables of several splits."""
+"""Small sources in the official forms of the data sets, and folders with tables of several splits."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from tests.media import moving_square, write_video
@@ -65,3 +66,65 @@ def write_tables(source: Path, **tables: str) -> Path:
         rows = [line.replace(" ", ",") for line in text.split("\n")]
         (source / f"{name}.csv").write_text("\n".join(["path,label", *rows, ""]))
     return source
+
+
+# ---- data sets of one official split
+
+YOUTUBE = ["-3B32lodo2M", "0wR5jVB-WPk", "_dbcJuKJQNs", "_DBCJuKJQNs"]  # the last two differ by case alone
+K400_ROWS = [  # label, YouTube id, start, end, split
+    ("abseiling", YOUTUBE[0], 59, 69, "train"),
+    ("air drumming", YOUTUBE[2], 40, 50, "train"),
+    ("shooting goal (soccer)", YOUTUBE[3], 0, 10, "train"),
+    ("abseiling", YOUTUBE[1], 417, 427, "val"),
+]
+K400 = [f"{video}_{start:06d}_{end:06d}" for _, video, start, end, _ in K400_ROWS]
+
+SSV2_CLASSES = ["Holding [something]", "Attaching [something] to [something]", "[Something] falling like a feather"]
+SSV2_ROWS = {"train": {"78687": 0, "42326": 1, "1": 2}, "validation": {"74225": 1}}
+
+DIVES = [["Back", "15som", "05Twis", "FREE"], ["Forward", "Dive", "NoTwis", "STR"]]
+DIVING_ROWS = {"train": {"-mmq0PT-u8k_00155": 1, "_8Vy3dlHg2w_00000": 0}, "test": {"2x00lRzlTVQ_00001": 1}}
+
+
+def write_k400(folder: Path, rows: list[tuple[str, str, int, int, str]] | None = None, **names: str) -> Path:
+    """The tables that the rows are of, as DeepMind quotes them; `names` by split, by default those of CVDF."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = K400_ROWS if rows is None else rows
+    for split in dict.fromkeys(row[-1] for row in rows):
+        lines = ["label,youtube_id,time_start,time_end,split,is_cc"]
+        for label, video, start, end, of in rows:
+            quoted = f'"{label}"' if " " in label else label
+            lines += [f"{quoted},{video},{start},{end},{of},0"] if of == split else []
+        (folder / names.get(split, f"{split}.csv")).write_text("".join(f"{line}\n" for line in lines))
+    return folder
+
+
+def write_ssv2(folder: Path, before: str = "something-something-v2-") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = [name.replace("[", "").replace("]", "") for name in SSV2_CLASSES]
+    tables: dict[str, object] = {"labels": {name: str(number) for number, name in enumerate(plain)}}
+    for role, rows in SSV2_ROWS.items():
+        tables[role] = [{"id": n, "label": "as said", "template": SSV2_CLASSES[c]} for n, c in rows.items()]
+    for role, content in tables.items():
+        (folder / f"{before}{role}.json").write_text(json.dumps(content, indent=1))
+    return folder
+
+
+def write_diving48(folder: Path, version: str = "V2_") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, rows in DIVING_ROWS.items():
+        content = [{"vid_name": n, "label": c, "start_frame": 0, "end_frame": 48} for n, c in rows.items()]
+        (folder / f"Diving48_{version}{split}.json").write_text(json.dumps(content))
+    (folder / "Diving48_vocab.json").write_text(json.dumps(DIVES))
+    return folder
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_bytes().decode()
+    assert old in text
+    file.write_bytes(text.replace(old, new).encode())
+
+
+def listed(listing: Listing) -> dict[str, tuple[str | None, str]]:
+    """id -> (class, split) of the videos that are there."""
+    return {video.id: (video.label, video.split) for video in listing.videos}

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vidssl.data import catalog
-from vidssl.data.store import Store, open_store
+from vidssl.data.store import Store, open_store, video_key
 from vidssl.data.subset import nested_subsets
 from vidssl.data.verb import prep_verb
 from vidssl.engine.progress import Reporter
@@ -156,7 +156,9 @@ def test_growing_a_subset_keeps_all_splits_right(home: Path, tmp_path: Path) -> 
     whole = {split: opened_rows(home / "data/ucf101", split) for split in ("1", "2", "3")}
     small = prep(source, store, dataset="ucf101", subset=3)
     train = sorted(name for name, (part, _) in whole["1"].items() if part == "train")
-    taken = {train[row] for row in nested_subsets([sorted(UCF_CLASSES).index(n.split("/")[0]) for n in train], [3])[3]}
+    keys = np.array([video_key(name) for name in train], np.uint64)
+    labels = [UCF_CLASSES.index(name.split("/")[0]) for name in train]
+    taken = {train[row] for row in nested_subsets(labels, [3], keys=keys)[3]}
     held = taken | (set(whole["1"]) - set(train))
     for split, rows in whole.items():
         assert opened_rows(store, split) == {name: rows[name] for name in held}

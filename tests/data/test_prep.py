@@ -17,7 +17,7 @@ import pytest
 from tests.media import moving_square, read_rgb, write_video
 from vidssl.data.files import replacing
 from vidssl.data.lock import locked
-from vidssl.data.store import Store, open_store
+from vidssl.data.store import Store, open_store, video_key
 from vidssl.data.subset import nested_subsets
 from vidssl.errors import ConfigError, DataError, VidsslError
 
@@ -208,7 +208,8 @@ def test_growing_a_subset_only_adds(tiny_source: Path, tmp_path: Path) -> None:
     small = open_store(store)
     train = sorted(set(names) - test)
     labels = [["left", "right", "still"].index(name.split("/")[0]) for name in train]
-    wanted = {train[row] for row in nested_subsets(labels, [4])[4]}
+    keys = np.array([video_key(name) for name in train], np.uint64)
+    wanted = {train[row] for row in nested_subsets(labels, [4], keys=keys)[4]}
     assert set(small.ids) == wanted | test
     assert small.label_names == ["left", "right", "still"]
     before = hashes(store, "shards")

@@ -20,6 +20,7 @@ from ..home import stores_dir
 from .datasets import DATASETS
 from .store import FIRST_SPLIT, Store, StoreMeta, official_splits, open_store, read_meta
 from .subset import nested_subsets, parse_size
+from .subset_lists import subset_hashes
 
 if TYPE_CHECKING:
     from .prep_summary import PrepSummary
@@ -133,6 +134,8 @@ def prepare_embedded(
 def training_rows(store: Store, subset: str, seed: int = 0) -> np.ndarray:
     """Rows to train on: the train split (all videos where there is no split), or a class-balanced subset of it.
 
+    A subset is the one that `vidssl prep --subset` of that size takes from the same source (`subset_lists.py`).
+
     Raises DataError for a subset that is too large, and where one of several official splits has nothing to train on.
     """
     rows = store.indices("train")
@@ -152,7 +155,7 @@ def training_rows(store: Store, subset: str, seed: int = 0) -> np.ndarray:
             f"{len(rows)}, "
             "or all."
         )
-    return rows[nested_subsets(store.labels[rows], [size], seed)[size]]
+    return rows[nested_subsets(store.labels[rows], [size], seed, store.keys[rows])[size]]
 
 
 def describe(name: str) -> dict[str, object]:
@@ -180,5 +183,6 @@ def describe(name: str) -> dict[str, object]:
         "picture": "{}x{}".format(*meta.picture),
         "fit": meta.fit,
         "megabytes": round(sum(p.stat().st_size for p in (folder / "shards").glob("*.tar")) / 1e6, 1),
+        "subsets": subset_hashes(folder),
         "store": str(folder),
     }

@@ -29,11 +29,12 @@ from .files import remove_temporaries
 from .lock import locked
 from .manifest import merge, write_meta
 from .prep_checks import cannot_write, check_same_settings, check_settings
-from .prep_plan import choose, make_plan
-from .prep_summary import PrepSummary, estimate, held, sum_up
+from .prep_plan import choose, make_plan, rounds
+from .prep_summary import PrepSummary, begin_summary, estimate, held, sum_up
 from .prep_work import work
 from .sources import Listing, split_sizes
 from .store import StoreMeta
+from .subset_lists import write_lists
 from .work import NotWritten
 
 
@@ -83,12 +84,10 @@ def prepare(
     source, store = Path(source), Path(store_dir) if store_dir else stores_dir() / name
     check_same_settings(store, meta)
     listing: Listing = DATASETS.get(dataset)(source, store)
-    chosen = choose(listing.videos, subset)
-    summary = PrepSummary(
-        videos=len(chosen), ignored=listing.ignored, unlisted=listing.unlisted, dry_run=dry_run,
-        store=str(store), manifest=str(store / "manifest.parquet"),
-    )  # fmt: skip
+    chosen = choose(listing, subset)
+    summary = begin_summary(listing, chosen, subset, store)
     if dry_run:
+        summary.dry_run = True
         plan = make_plan(store, meta, listing, chosen, threads=workers, shard_videos=shard_videos)
         estimate(plan, summary, workers, progress)
         summary.seconds = time.monotonic() - begun
@@ -100,12 +99,15 @@ def prepare(
             for folder in ("shards", "staging"):
                 (store / folder).mkdir(exist_ok=True)
                 remove_temporaries(store / folder)
-            plan = make_plan(store, meta, listing, chosen, threads=workers, shard_videos=shard_videos)
-            if not (store / "store.json").exists():
-                write_meta(store, plan.meta)  # later class names come with the index that uses them, in the merge
-            work(store, plan, workers, progress)
+            plans = []
+            for plan in rounds(store, meta, listing, subset, threads=workers, shard_videos=shard_videos):
+                if not (store / "store.json").exists():
+                    write_meta(store, plan.meta)  # later class names come with the index that uses them, in the merge
+                work(store, plan, workers, progress)
+                plans.append(plan)
             shutil.rmtree(store / "staging")
-            manifest = merge(store, plan.meta)
+            manifest = merge(store, plans[-1].meta)
+            write_lists(store, listing, subset)
     except NotWritten as error:
         raise cannot_write(store, error) from error
     except OSError as error:
@@ -113,7 +115,7 @@ def prepare(
     except KeyboardInterrupt:
         progress.say("stopped. What is finished is kept: the same command goes on from here.")
         raise
-    sum_up(summary, plan, manifest, store)
+    sum_up(summary, plans, manifest, store, listing, subset)
     summary.splits = split_sizes(listing.videos, held(manifest))
     summary.seconds = time.monotonic() - begun
     if not summary.ok:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..errors import ConfigError
 from .manifest import Rows, current_rows, label_names
 from .picture import Recipe
 from .shards import MAX_SHARD_VIDEOS
 from .sources import Listing, SourceVideo
 from .store import StoreMeta, read_meta, video_key
-from .subset import nested_subsets
+from .subset_lists import order_of, training_part
 from .work import Job, new_row, readable_sha256
 
 _COMPARED = ("bytes", "mtime_ns", "sha256", "revision")
@@ -30,19 +32,65 @@ class PrepPlan:
     skipped: int
 
 
-def choose(videos: list[SourceVideo], subset: int | None) -> list[SourceVideo]:
+def choose(listing: Listing, subset: int | None, without: Set[str] = frozenset()) -> list[SourceVideo]:
     """All videos, or a class-balanced part of the train split (of all where there is no split) and the whole rest.
 
     Of several official splits the first decides: what it trains on is thinned out, and so are both parts of the others.
+
+    Args:
+        listing: the whole source. Videos that are missing from it are no candidates: the next of their class, in the
+            order of `nested_order`, take their places.
+        subset: how many, None for all.
+        without: further videos that are no candidates; where they are the reason, there may be fewer than `subset`.
+
+    Raises:
+        ConfigError: there are not so many.
     """
     if subset is None:
-        return videos
-    training = [video for video in videos if video.split == "train"] or videos
-    classes = {name: n for n, name in enumerate(sorted({v.label for v in training if v.label is not None}))}
-    labels = [-1 if video.label is None else classes[video.label] for video in training]
-    taken = {training[row].id for row in nested_subsets(labels, [subset])[subset]}
-    candidates = {video.id for video in training}
-    return [video for video in videos if video.id in taken or video.id not in candidates]
+        return listing.videos
+    training, missing = training_part(listing)
+    there = [video for video in training if not video.problem]
+    if subset > len(there):
+        lacking = f" ({len(missing)} more are named by its tables and missing)" if missing else ""
+        raise ConfigError(
+            f"subset of {subset} is not possible: the source has {len(there)} training videos{lacking}; legal: 1 to "
+            f"{len(there)}."
+        )
+    candidates = [video for video in there if video.id not in without]
+    order = order_of([(video.id, video.label) for video in candidates], listing)
+    taken = {candidates[row].id for row in order[:subset]}
+    thinned = {video.id for video in training}
+    return [video for video in listing.videos if video.id in taken or video.id not in thinned]
+
+
+def rounds(
+    store: Path, meta: StoreMeta, listing: Listing, subset: int | None, *, threads: int, shard_videos: int
+) -> Iterator[PrepPlan]:
+    """Plans to be worked off one after the other.
+
+    The first is over what `choose` gives. Where videos of a subset turn out to be damaged, the next of their class
+    take their places in a further one, until the subset is full: so a store of 10k and one of 50k have the same first
+    10k videos. Which plans come is the same however often the work was broken off between.
+    """
+    wanted: set[str] = set()
+    kept_out: set[str] = set()
+    while True:
+        chosen = [video for video in choose(listing, subset, kept_out) if video.id not in wanted]
+        if wanted and not chosen:
+            return
+        wanted |= {video.id for video in chosen}
+        yield make_plan(store, meta, listing, chosen, threads=threads, shard_videos=shard_videos)
+        if subset is None:
+            return
+        kept_out |= wanted & _not_ok(store)
+
+
+def _not_ok(store: Path) -> set[str]:
+    table = current_rows(store).table
+    if table is None:
+        return set()
+    columns: list[Any] = [table[name].to_pylist() for name in ("path", "status")]
+    return {path for path, status in zip(*columns, strict=True) if status != "ok"}
 
 
 def make_plan(

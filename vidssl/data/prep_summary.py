@@ -13,19 +13,26 @@ import pyarrow as pa
 
 from ..engine.progress import Reporter
 from .prep_plan import PrepPlan
+from .sources import Listing, SourceVideo
+from .subset import size_name
+from .subset_lists import subset_report, training_part
 from .work import new_row, transcode_job
 
 _ESTIMATE_FILES, _ESTIMATE_SECONDS = 8, 10.0
+_SHOWN = 5  # names in a line
 
 
 @dataclass
 class PrepSummary:
     """What prep did. `videos` are the chosen source files; ok, damaged and rejected add up to it.
 
-    `skipped` of them were done before. `ignored` files are no videos by name, `unlisted` ones are in no table. `bytes`
-    are those of the shards on disk. Where the source has several official splits, `splits` says of each how many videos
-    of its parts the store holds and the source names: {"2": {"train": [held, named], "test": [held, named]}}. A dry run
-    has the counts of what would be done and its estimates instead.
+    `skipped` of them were done before. `ignored` files are no videos by name, `unlisted` ones are in no table, `unused`
+    ones are left alone for a reason. `missing` videos are named by the tables and not in the source; those that have a
+    row of the manifest are among the rejected ones too. `subset` says how the asked subset came out (`subset_report`).
+    `bytes` are those of the shards on disk. Where the source has several official splits, `splits` says of each how
+    many videos of its parts the store holds and the source names: {"2": {"train": [held, named], "test": [held,
+    named]}}. A dry run has the counts of what would be done and its estimates instead, and its subset as if every file
+    were sound.
     """
 
     videos: int = 0
@@ -35,6 +42,9 @@ class PrepSummary:
     skipped: int = 0
     ignored: int = 0
     unlisted: list[str] = field(default_factory=list)
+    unused: dict[str, int] = field(default_factory=dict)
+    missing: int = 0
+    subset: dict[str, Any] = field(default_factory=dict)
     frames: int = 0
     store: str = ""
     manifest: str = ""
@@ -53,6 +63,39 @@ class PrepSummary:
         unlisted = {"unlisted": len(self.unlisted), "unlisted_first": self.unlisted[:20]}
         reasons = dict(sorted(self.reasons.items()))
         return {**self.__dict__, **unlisted, "reasons": reasons, "seconds": round(self.seconds, 3)}
+
+    def notes(self) -> list[str]:
+        """Lines on the subset, and on what the source lacks or has beside the videos."""
+        lines = []
+        if self.subset:
+            size, videos = self.subset["size"], self.subset["videos"]
+            lines.append(f"subset {size_name(size)}: {self.subset['text']}")
+            if videos < size:
+                lines.append(f"subset {size_name(size)} is not full: only {videos:,} of its videos can be used")
+            if self.subset["missing"]:
+                lines.append(f"{self.subset['missing']:,} of its videos are missing: the next of their class are taken")
+        where = f" (all: {Path(self.store) / 'missing.txt'})" if not self.dry_run else ""
+        if self.missing:
+            lines.append(f"named by the tables and missing: {self.missing:,} videos{where}")
+        if self.unlisted:
+            shown = ", ".join(self.unlisted[:_SHOWN]) + (" ..." if len(self.unlisted) > _SHOWN else "")
+            where = f"; all: {Path(self.store) / 'unlisted.txt'}" if not self.dry_run else ""
+            lines.append(f"in no table, left alone: {len(self.unlisted):,} ({shown}{where})")
+        lines += [f"{reason}, left alone: {count:,} files" for reason, count in self.unused.items()]
+        if self.ignored:
+            lines.append(f"no videos by their name, left alone: {self.ignored:,} files")
+        return lines
+
+
+def begin_summary(listing: Listing, chosen: list[SourceVideo], subset: int | None, store: Path) -> PrepSummary:
+    """The summary of a prep before its work: what the source holds, and what is wanted of it."""
+    training = {video.id for video in training_part(listing)[0]} if subset else set()
+    taken = {video.id for video in chosen} & training
+    return PrepSummary(
+        videos=len(chosen), ignored=listing.ignored, unlisted=listing.unlisted, unused=listing.unused,
+        missing=len(listing.all_missing()), subset=subset_report(listing, taken, subset) if subset else {},
+        store=str(store), manifest=str(store / "manifest.parquet"),
+    )  # fmt: skip
 
 
 def estimate(plan: PrepPlan, summary: PrepSummary, workers: int, progress: Reporter) -> None:
@@ -79,8 +122,16 @@ def estimate(plan: PrepPlan, summary: PrepSummary, workers: int, progress: Repor
     summary.estimated_bytes = round(written * scale)
 
 
-def sum_up(summary: PrepSummary, plan: PrepPlan, manifest: pa.Table, store: Path) -> None:
-    chosen = {video.id for video in plan.chosen}
+def sum_up(
+    summary: PrepSummary, plans: list[PrepPlan], manifest: pa.Table, store: Path, listing: Listing, subset: int | None
+) -> None:
+    """Fills in what became of the videos of all plans.
+
+    Args:
+        listing: the whole source.
+        subset: as asked for.
+    """
+    chosen = {video.id for plan in plans for video in plan.chosen}
     columns = (manifest[name].to_pylist() for name in ("path", "status", "reason", "frames"))
     for path, status, reason, frames in zip(*columns, strict=True):
         if path in chosen:
@@ -89,8 +140,12 @@ def sum_up(summary: PrepSummary, plan: PrepPlan, manifest: pa.Table, store: Path
                 summary.frames += frames
             else:
                 summary.reasons[re.sub(r"\d+(\.\d+)?", "N", reason)] += 1
-    summary.skipped = plan.skipped
+    summary.videos = len(chosen)
+    summary.skipped = sum(plan.skipped for plan in plans)
     summary.bytes = sum(file.stat().st_size for file in (store / "shards").glob("*.tar"))
+    if subset is not None:
+        training = {video.id for video in training_part(listing)[0]}
+        summary.subset = subset_report(listing, chosen & training & held(manifest), subset)
 
 
 def held(manifest: pa.Table) -> set[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import DataError
 from .store import FIRST_SPLIT
@@ -114,18 +114,37 @@ def split_fields(roles: Mapping[str, str], splits: Iterable[str]) -> dict[str, A
     return {"split": roles.get(FIRST_SPLIT, ""), "splits": further}
 
 
+class Named(NamedTuple):
+    """A video that a table names and the source lacks: its id, class name and split."""
+
+    id: str
+    label: str | None
+    split: str
+
+
 @dataclass
 class Listing:
     """A source, read. `videos` are in order of their ids.
 
-    `ignored` counts files that are no videos by their name, `unlisted` names videos that no table mentions. `classes`
-    are in order of their numbers where the data set numbers them; empty means in order of their names.
+    Args:
+        ignored: how many files are no videos by their name.
+        unlisted: videos of the source that no table mentions.
+        classes: in order of their numbers where the data set numbers them; empty means in order of their names.
+        missing: named by the tables and not there. Those that are in `videos` with a `problem` are not repeated.
+        unused: why files of the source are left alone although a table names them -> how many.
     """
 
     videos: list[SourceVideo]
     ignored: int = 0
     unlisted: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
+    missing: list[Named] = field(default_factory=list)
+    unused: dict[str, int] = field(default_factory=dict)
+
+    def all_missing(self) -> list[Named]:
+        """`missing`, and those of `videos` that have a problem, in order of their ids."""
+        absent = [Named(video.id, video.label, video.split) for video in self.videos if video.problem]
+        return sorted([*self.missing, *absent], key=lambda video: video.id)
 
 
 def split_sizes(videos: Iterable[SourceVideo], held: Set[str]) -> dict[str, dict[str, list[int]]]:

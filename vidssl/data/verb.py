@@ -88,6 +88,8 @@ def show(summary: PrepSummary, console: Console) -> None:
             f"{summary.videos} videos, {summary.to_do} to do ({summary.source_bytes / 1e6:.0f} MB to read); estimated "
             f"{summary.estimated_seconds:.0f} s and {summary.estimated_bytes / 1e6:.0f} MB. Nothing was written."
         )
+        for note in summary.notes():
+            console.print(f"  {note}", markup=False)
         return
     console.print(
         f"{summary.videos} videos: {summary.ok} ok, {summary.damaged} damaged, {summary.rejected} rejected "
@@ -98,11 +100,8 @@ def show(summary: PrepSummary, console: Console) -> None:
     for split, parts in summary.splits.items():
         counts = ", ".join(f"{held} of {named} {part}" for part, (held, named) in parts.items())
         console.print(f"  official split {split}: {counts} videos are stored")
-    if summary.unlisted:
-        shown = ", ".join(summary.unlisted[:5]) + (" ..." if len(summary.unlisted) > 5 else "")
-        console.print(f"  in no table, left alone: {len(summary.unlisted)} ({shown})", markup=False)
-    if summary.ignored:
-        console.print(f"  no videos by their name, left alone: {summary.ignored} files")
+    for note in summary.notes():
+        console.print(f"  {note}", markup=False)
     console.print(f"store: {summary.store}\nevery file with its reason: {summary.manifest}", markup=False)
 
 

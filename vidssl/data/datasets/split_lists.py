@@ -70,7 +70,7 @@ def list_official(source: Path, without: Path | None, pattern: re.Pattern[str], 
                 f"source {source} holds no {origin}. Found instead: {examples(others) or 'no list and no archive'}. "
                 "Give --source the folder that holds both the videos and the unpacked lists, in any folders of it."
             )
-        official = read(_one_of_each(copies))
+        official = read(_by_name(copies))
     folder = copies[0].folder
     if not official.roles:
         raise DataError(f"the lists in {folder} name no video. Unpack {origin} again.")
@@ -109,17 +109,22 @@ def examples(names: Iterable[str]) -> str:
     return ", ".join(listed[:_NAMED]) + (", ..." if len(listed) > _NAMED else "")
 
 
-def _one_of_each(copies: list[SourceFile]) -> dict[str, SourceFile]:
-    """Lists by file name. Copies of one list may lie in several folders, as long as they say the same."""
-    chosen: dict[str, SourceFile] = {}
-    for file in copies:
-        other = chosen.setdefault(file.name, file)
-        if other.read_bytes() != file.read_bytes():
+def one_of(copies: list[SourceFile]) -> SourceFile:
+    """The first of several copies of a list, which may lie in several folders as long as they say the same."""
+    for file in copies[1:]:
+        if file.read_bytes() != copies[0].read_bytes():
             raise DataError(
-                f"{other} and {file} differ, and nothing says which of them is meant. Keep one of the two below the "
-                "source."
+                f"{copies[0]} and {file} differ, and nothing says which of them is meant. Keep one of the two below "
+                "the source."
             )
-    return chosen
+    return copies[0]
+
+
+def _by_name(copies: list[SourceFile]) -> dict[str, SourceFile]:
+    named: dict[str, list[SourceFile]] = defaultdict(list)
+    for file in copies:
+        named[file.name].append(file)
+    return {name: one_of(files) for name, files in named.items()}
 
 
 def _require_whole(official: OfficialLists, folder: Path, origin: str) -> None:
