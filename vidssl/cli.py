@@ -129,13 +129,22 @@ def prep(
     dataset: Annotated[
         str,
         typer.Argument(
-            metavar="DATASET", help="folder (your videos), ucf101, hmdb51 (videos and official lists) or embedded."
+            metavar="DATASET", help="folder (your videos), k400, ucf101, hmdb51, ssv2, diving48 or embedded."
         ),
     ],
     source: Annotated[
         Path | None,
-        typer.Option(help="Folder of videos: class folders, or train.csv/test.csv (path,label), or plain files."),
+        typer.Option(
+            help="Folder of videos: class folders, or train.csv/test.csv (path,label), or plain files; with the "
+            "official lists of a data set by name. Default: the one used last, or $VIDSSL_HOME/sources/DATASET."
+        ),
     ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch it, part after part: choose, transcode, delete. Goes on if cut.")
+    ] = False,
+    mirror: Annotated[str | None, typer.Option(help="Address to download from instead of the official one.")] = None,
+    max_disk: Annotated[str, typer.Option(help="Most that downloads take on disk at once: 200GB.")] = "20GB",
+    yes: Annotated[bool, typer.Option("--yes", help="Download without asking where no source is here.")] = False,
     name: Annotated[str | None, typer.Option(help="Name of the prepared set, for --data and --target.")] = None,
     subset: Annotated[
         str | None,
@@ -159,7 +168,10 @@ def prep(
     """
     from .data.verb import prep_verb
 
-    prep_verb(dataset, source, name, subset, short_side, fit, format, workers, dry_run, as_json)
+    prep_verb(
+        dataset, source, name, subset, short_side, fit, format, workers, dry_run, as_json,
+        download=download, mirror=mirror, max_disk=max_disk, yes=yes,
+    )  # fmt: skip
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""One file over HTTP, to its end: gone on with where it was cut, checked against its size, and only then given its name.
+"""One file over HTTP, to its end: goes on where it was cut, is checked against its size, and only then gets its name.
 
 What has arrived lies in NAME.part, with the size and the version (ETag or Last-Modified) that the server gave in
 NAME.part.json. A later try asks for the rest (a range request). Where the server has no ranges, or has another version
@@ -136,7 +136,7 @@ def _transfer(
         if not have:
             _note(part, now)
         with part.open("ab") as out:
-            while chunk := answer.read(_CHUNK_BYTES):
+            while chunk := answer.read1(_CHUNK_BYTES):
                 _write(out, chunk, address, part)
                 have += len(chunk)
                 progress(have, now.bytes)
@@ -212,8 +212,8 @@ def _refused(address: str, error: urllib.error.HTTPError) -> DataError:
 
 def _given_up(address: str, tries: int, reason: str, have: int) -> EnvironmentProblem:
     return EnvironmentProblem(
-        f"{address} could not be fetched, {tries} tries in a row brought nothing: {reason}. {have} bytes of it are here "
-        "and stay. Check the network and the proxy (https_proxy), and run the same command again: it goes on from "
+        f"{address} could not be fetched, {tries} tries in a row brought nothing: {reason}. {have} bytes of it are "
+        "here and stay. Check the network and the proxy (https_proxy), and run the same command again: it goes on from "
         "there. Another copy: --mirror URL."
     )
 

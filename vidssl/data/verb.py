@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 from rich.console import Console
+from rich.prompt import Confirm
 
 from ..errors import ConfigError, unknown_name
+from .addresses import ORIGINS
+from .discovery import find_source, parse_bytes, remember, ways
 from .subset import parse_size
 
 if TYPE_CHECKING:
     from .prep_summary import PrepSummary
 
 NAMED_FILES = 20
+_FOLDER_EXAMPLE = "Example: vidssl prep folder --source videos --name mine"
 
 
 def prep_verb(
@@ -30,6 +34,10 @@ def prep_verb(
     workers: int | None,
     dry_run: bool,
     as_json: bool,
+    download: bool,
+    mirror: str | None,
+    max_disk: str,
+    yes: bool,
 ) -> None:
     """Prepares a data set and shows what became of every file. Raises ConfigError, DataError, EnvironmentProblem."""
     size = None if subset in (None, "all") else parse_size(subset)
@@ -37,48 +45,79 @@ def prep_verb(
 
     if dataset not in (*DATASETS.names(), "embedded"):
         raise unknown_name("data set to prepare", dataset, (*DATASETS.names(), "embedded"))
+    if mirror is not None and not download:
+        raise ConfigError("--mirror says where to download from. Add --download, or leave it out.")
+    if download and source is not None:
+        raise ConfigError("--source reads what is here, --download fetches it: give one of the two.")
     from ..engine.progress import Reporter
     from . import catalog
     from .prep import prepare
 
+    reporter = Reporter()
+    settings: dict[str, Any] = {
+        "name": name or dataset,
+        "subset": size,
+        "short_side": short_side,
+        "fit": fit,
+        "format": format,
+        "workers": workers,
+        "dry_run": dry_run,
+    }
     if dataset == "embedded":
-        if source is not None:
+        if source is not None or download:
             raise ConfigError(
-                "the embedded data set is rendered, it takes no --source. Your own videos: `vidssl prep folder`."
+                "the embedded data set is rendered, it takes no --source and no --download. Your own videos: `vidssl "
+                "prep folder`."
             )
-        summary = catalog.prepare_embedded(
-            Reporter(),
-            name=name or "embedded",
-            subset=size,
-            short_side=short_side,
-            fit=fit,
-            format=format,
-            workers=workers,
-            dry_run=dry_run,
-        )
+        summary = catalog.prepare_embedded(reporter, **settings)
     else:
-        if name is None and dataset != "folder":
-            name = dataset
-        if source is None or name is None:
-            missing = " and ".join(
-                flag for flag, value in (("--source DIR", source), ("--name NAME", name)) if value is None
-            )
-            example = "folder --source videos --name mine" if dataset == "folder" else f"{dataset} --source DIR"
-            raise ConfigError(f"`vidssl prep {dataset}` needs {missing}. Example: vidssl prep {example}")
-        summary = prepare(
-            source=source,
-            name=name,
-            subset=size,
-            short_side=short_side or 128,
-            fit=fit,
-            format=format,
-            workers=workers,
-            dry_run=dry_run,
-            dataset=dataset,
-        )
+        settings |= {"dataset": dataset, "short_side": short_side or 128, "progress": reporter}
+        most = parse_bytes(max_disk)
+        if dataset == "folder" and name is None:
+            missing = "--name NAME" if source else "--source DIR and --name NAME"
+            raise ConfigError(f"`vidssl prep folder` needs {missing}. {_FOLDER_EXAMPLE}")
+        key = f"folder:{name}" if dataset == "folder" else dataset
+        found, where = (None, "") if download else find_source(key, source)
+        if found is not None:
+            if where:
+                reporter.say(f"source: {found} ({where})")
+            summary = prepare(source=found, **settings)
+            if not dry_run:
+                remember(key, found)
+        else:
+            if not download:
+                _consent(settings, most, where, yes)
+            if dry_run:
+                return
+            from .parts import prepare_downloaded
+
+            summary = prepare_downloaded(mirror=mirror, max_disk=most, **settings)
     show(summary, Console(file=sys.stderr if as_json else sys.stdout, soft_wrap=True, highlight=False))
     if as_json:
         print(json.dumps(summary.to_json()))
+
+
+def _consent(settings: dict[str, Any], max_disk: int, why: str, yes: bool) -> None:
+    """Shows the ways to a source. Raises ConfigError unless the user wants the download."""
+    dataset = settings["dataset"]
+    if dataset not in ORIGINS:
+        raise ConfigError(
+            f"no source for {settings['name']!r} here: {why}. `vidssl prep {dataset}` needs --source DIR. "
+            f"{_FOLDER_EXAMPLE}"
+        )
+    shown = ways(dataset, settings["subset"], settings["short_side"], settings["format"], settings["workers"], max_disk)
+    text = f"no source of {dataset} here: {why}. Three ways:\n{shown}"
+    if ORIGINS[dataset].public is None:
+        raise ConfigError(text)
+    if settings["dry_run"] or yes:
+        settings["progress"].say(text)
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{text}\nThere is no terminal to ask on. --yes says that you want the download.")
+    console = settings["progress"].console
+    console.print(text, markup=False)
+    if not Confirm.ask("Download it now?", console=console, default=False):
+        raise ConfigError("nothing was downloaded. Give --source DIR, or say yes the next time.")
 
 
 def show(summary: PrepSummary, console: Console) -> None:

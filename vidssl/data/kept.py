@@ -1,0 +1,128 @@
+"""Transcoded videos whose sources are gone already: kept until the choice is final, then laid into the store.
+
+They lie in a folder as in a store's staging folder (`shards.py`), numbered by their places among all videos that the
+tables name: that number does not change while archives come and go, as the number in the store does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from .lock import locked
+from .manifest import current_rows
+from .prep_plan import choose, make_plan
+from .shards import MAX_SHARD_VIDEOS, stage, staged_row
+from .sources import Listing, SourceFile, SourceVideo
+from .store import StoreMeta
+from .transcode import Transcoded
+from .work import Job, finished, new_row
+
+_GIVEN_LATE = ("number", "revision")
+
+
+def as_if_there(listing: Listing) -> Listing:
+    """All that the tables name, as if nothing were missing, in order of ids."""
+    here = [replace(video, problem="") for video in listing.videos]
+    gone = [SourceVideo(v.id, SourceFile(v.id, Path(v.id)), v.label, v.split) for v in listing.missing]
+    return replace(listing, videos=sorted([*here, *gone], key=lambda video: video.id), missing=[])
+
+
+class Kept:
+    """Videos kept for one store.
+
+    Args:
+        folder: where they lie.
+        store, meta, threads, shard_videos: as of `prepare`.
+    """
+
+    def __init__(self, folder: Path, store: Path, meta: StoreMeta, threads: int, shard_videos: int) -> None:
+        self._folder, self._store, self._meta = folder, store, meta
+        self._threads, self._shard_videos = threads, shard_videos
+
+    def jobs(self, listing: Listing, videos: list[SourceVideo]) -> list[Job]:
+        """What is to be done of some videos: those that neither the store nor the folder has, to be done into it."""
+        numbers = _numbers(listing)
+        return [
+            replace(job, number=numbers[job.video.id], shard=0, revision=0, staging=str(self._folder))
+            for part in self._plan(listing, videos)
+            for job in part
+            if self._row(job, numbers) is None
+        ]
+
+    def reject(self, job: Job, reason: str, digest: str) -> None:
+        """Keeps the row of a video that could not be transcoded. `digest` is the sha256 of its source, if known."""
+        row = new_row(job.number, job.video, job.revision) | finished(Transcoded("rejected", reason), digest)
+        stage(self._folder, row, None)
+
+    def hand_over(self, listing: Listing, subset: int | None) -> dict[str, Path]:
+        """Lays what the choice takes into the store's staging folder under its final numbers: `prepare` finds it there.
+
+        It also stays here, so that being killed before the store is finished costs nothing. The choice goes through
+        the rounds of `prep_plan.rounds`: where videos turn out to be damaged, others take their places.
+
+        Returns:
+            videos that are lacking, with their archives. While there are any, the choice is not complete.
+        """
+        staging, numbers = self._store / "staging", _numbers(listing)
+        staging.mkdir(parents=True, exist_ok=True)
+        wanted: set[str] = set()
+        lacking: dict[str, Path] = {}
+        with locked(self._store):
+            rows = current_rows(self._store)
+            status = {} if rows.table is None else _statuses(rows.table)
+            free = (shard for shard in itertools.count() if shard not in rows.shards)
+            while not lacking:
+                bad = {name for name in wanted if status.get(name, "ok") != "ok"}
+                chosen = [video for video in choose(listing, subset, bad) if video.id not in wanted]
+                if wanted and not chosen:
+                    break
+                wanted |= {video.id for video in chosen}
+                for part, shard in zip(self._plan(listing, chosen), free):  # noqa: B905  (free has no end)
+                    for place, job in enumerate(part):
+                        row = self._row(replace(job, number=shard * MAX_SHARD_VIDEOS + place), numbers)
+                        if row is not None:
+                            status[job.video.id] = row["status"]
+                            self._lay(row, numbers[job.video.id], staging)
+                        elif not job.video.problem:
+                            lacking[job.video.id] = job.video.file.path
+                if subset is None:
+                    break
+        return lacking
+
+    def _plan(self, listing: Listing, videos: list[SourceVideo]) -> list[list[Job]]:
+        threads, shard_videos = self._threads, self._shard_videos
+        return make_plan(self._store, self._meta, listing, videos, threads=threads, shard_videos=shard_videos).jobs
+
+    def _row(self, job: Job, numbers: dict[str, int]) -> dict[str, Any] | None:
+        """The row of a video that is here, with the number and the revision of the job."""
+        row = staged_row(self._folder, numbers[job.video.id])
+        expected = new_row(job.number, job.video, job.revision)
+        if row is None or any(row.get(key) != value for key, value in expected.items() if key not in _GIVEN_LATE):
+            return None
+        return row | expected
+
+    def _lay(self, row: dict[str, Any], number: int, staging: Path) -> None:
+        if row["status"] == "ok":
+            file = staging / f"{row['number']:08d}.mp4"
+            file.unlink(missing_ok=True)
+            try:
+                os.link(self._folder / f"{number:08d}.mp4", file)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(self._folder / f"{number:08d}.mp4", file)
+        stage(staging, row, None)
+
+
+def _numbers(listing: Listing) -> dict[str, int]:
+    return {video.id: number for number, video in enumerate(as_if_there(listing).videos)}
+
+
+def _statuses(table: pa.Table) -> dict[str, str]:
+    paths: list[Any] = table["path"].to_pylist()
+    return dict(zip(paths, table["status"].to_pylist(), strict=True))

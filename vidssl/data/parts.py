@@ -1,0 +1,245 @@
+"""`prep --download`: archive after archive, each fetched, its chosen videos transcoded, and deleted.
+
+Which videos a subset takes depends on which are there (a missing one is no candidate, the next of its class stands in
+for it), and what is there is known only when the last archive has been seen. Therefore:
+
+1. While archives are unseen, every named video counts as there, and 5 % more than the subset are transcoded: those
+   stand in where videos turn out to be missing (of K400's 246,534 training videos CVDF holds 240,258).
+2. When all have been seen, the choice is made as for any source. Where it takes videos that were not kept, the archives
+   that hold them, and only those, come again. This is also how a subset grows.
+3. What is transcoded is laid into the store's staging folder under its final numbers, and `prepare` does the rest. The
+   store is that of `prepare --source` on the same archives.
+
+Below `$VIDSSL_HOME/downloads/NAME` lie `source` (tables, and the members of every archive that was seen,
+`member_lists.py`), `lists` (of addresses), `kept` (transcoded videos) and `arriving` (archives: the one in work and the
+one after it, together at most --max-disk). An archive is done when its members are known and it is deleted.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..engine.progress import Meter, Reporter
+from ..errors import ConfigError, DataError
+from ..home import home, stores_dir
+from .addresses import ORIGINS, Public, check_mirror, rebased
+from .archive_formats import is_damage
+from .archives import read_contents, stream
+from .arrivals import Archive, Arrivals
+from .datasets import DATASETS
+from .download import fetch
+from .kept import Kept, as_if_there
+from .lock import locked
+from .member_lists import write_members
+from .pool import Died, WorkerPool
+from .prep import prepare
+from .prep_checks import cannot_write, check_same_settings, check_settings
+from .prep_plan import choose
+from .prep_summary import PrepSummary
+from .sources import Listing, SourceFile
+from .store import StoreMeta
+from .subset_lists import training_part
+from .work import Job, NotWritten, process, readable_sha256
+
+_RESERVE = 1.05
+
+
+def prepare_downloaded(
+    *,
+    dataset: str,
+    name: str,
+    mirror: str | None,
+    max_disk: int,
+    subset: int | None,
+    workers: int | None,
+    progress: Reporter,
+    store_dir: Path | None = None,
+    shard_videos: int = 512,
+    **settings: Any,
+) -> PrepSummary:
+    """Prepares a data set from its public archives, or goes on with it. Arguments as of `prepare`, and
+
+    Args:
+        mirror: address in place of the official one.
+        max_disk: bytes that archives, and videos on their way out of them, take on disk at once.
+
+    Raises:
+        ConfigError: the data set cannot be downloaded.
+        DataError, EnvironmentProblem: of the transfer, of an archive, or as of `prepare`. What is done stays.
+    """
+    origin = ORIGINS.get(dataset)
+    if origin is None or origin.public is None:
+        why = f"{origin.terms}. Look at {origin.page}. It takes {origin.files}" if origin else "no address is known"
+        raise ConfigError(f"{dataset} cannot be downloaded: {why}. What you have: --source DIR.")
+    if mirror is not None:
+        check_mirror(mirror)
+    store = store_dir or stores_dir() / name
+    meta = _meta(name, settings)
+    check_settings(meta, workers, shard_videos)
+    check_same_settings(store, meta)
+    workers = workers or len(os.sched_getaffinity(0))
+    folder = home() / "downloads" / dataset
+    kept, arrivals = folder / "kept", folder / "arriving"
+    try:
+        for place in (folder / "source", folder / "lists", kept, arrivals):
+            place.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            flow = _Flow(folder, dataset, origin.public, mirror, subset, workers, progress)
+            flow.run(Kept(kept, store, meta, workers, shard_videos), Arrivals(arrivals, max_disk))
+            summary = prepare(
+                source=folder / "source", name=name, dataset=dataset, subset=subset, workers=workers,
+                progress=progress, store_dir=store_dir, shard_videos=shard_videos, **settings,
+            )  # fmt: skip
+            shutil.rmtree(kept)
+            shutil.rmtree(arrivals)
+    except (OSError, NotWritten) as error:
+        raise cannot_write(folder, error) from error
+    except KeyboardInterrupt:
+        progress.say("stopped. What is finished is kept: the same command goes on from here.")
+        raise
+    return summary
+
+
+def _meta(name: str, settings: dict[str, Any]) -> StoreMeta:
+    gop, codec = (8, "h264") if settings["format"] == "h264" else (1, "mjpeg")
+    return StoreMeta(name, settings["format"], settings["fit"], settings["short_side"], gop, codec)
+
+
+class _Flow:
+    """The archives of one data set for one store."""
+
+    def __init__(
+        self,
+        folder: Path,
+        dataset: str,
+        public: Public,
+        mirror: str | None,
+        subset: int | None,
+        workers: int,
+        progress: Reporter,
+    ) -> None:
+        self._source, self._lists = folder / "source", folder / "lists"
+        self._read = DATASETS.get(dataset)
+        self._public, self._mirror = public, mirror
+        self._subset, self._workers, self._progress = subset, workers, progress
+
+    def run(self, kept: Kept, arrivals: Arrivals) -> None:
+        """Ends when all that the choice takes lies in the store's staging folder.
+
+        Raises DataError, EnvironmentProblem, ConfigError, OSError.
+        """
+        for address in self._public.tables:
+            fetch(rebased(address, self._public, self._mirror), _made(self._source / address))
+        archives = list(self._archives(arrivals.folder))
+        arrivals.tidy(archives)
+        self._work_through([archive for archive in archives if not archive.done], None, kept, arrivals)
+        while lacking := kept.hand_over(self._listing(), self._subset):
+            again = [archive for archive in archives if archive.stand_for in lacking.values()]
+            self._progress.say(f"{len(lacking)} videos were not kept: {len(again)} archives come again for them")
+            self._work_through(again, set(lacking), kept, arrivals)
+
+    def _archives(self, arriving: Path) -> Iterator[Archive]:
+        for part in self._public.parts:
+            addresses = [part.address]
+            if part.listed:
+                file = fetch(rebased(part.address, self._public, self._mirror), _made(self._lists / part.address))
+                addresses = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+            for address in addresses:
+                name = address.rpartition("/")[2]
+                stand_for = _made(self._source / part.name / name)
+                yield Archive(rebased(address, self._public, self._mirror), arriving / f"{part.name}_{name}", stand_for)
+
+    def _listing(self) -> Listing:
+        listing: Listing = self._read(self._source, None)
+        return listing
+
+    def _work_through(self, archives: list[Archive], wanted: set[str] | None, kept: Kept, arrivals: Arrivals) -> None:
+        """Args: wanted: ids of the videos to keep, None while archives are unseen."""
+        if not archives:
+            return
+        with (
+            self._progress.meter("archives", len(archives)) as meter,
+            WorkerPool(process, self._workers) as pool,
+            arrivals.coming() as coming,
+        ):
+            for place, archive in enumerate(archives):
+                following = archives[place + 1 : place + 2]
+                arrivals.make_room(archive, following)
+                coming.wait(archive, _beside(meter, place))
+                if not archive.seen:
+                    self._look_into(archive, arrivals)
+                listing = self._listing()
+                if wanted is None:
+                    wanted = self._wanted_of(as_if_there(listing))
+                here = [v for v in listing.videos if v.id in wanted and v.file.path == archive.stand_for]
+                jobs = kept.jobs(listing, here)
+                aside = (self._workers + 1) * max((job.video.file.stat()[0] for job in jobs), default=0)
+                arrivals.require(archive, aside)
+                for later in following:
+                    coming.begin(later, aside)
+                for done, (job, result) in enumerate(pool.run(_unpacked(archive, jobs)), 1):
+                    if isinstance(result, Died):
+                        kept.reject(job, result.reason, readable_sha256(job.video.file.path))
+                    job.video.file.path.unlink()
+                    meter.update(place, f"{archive.file.name}: {done} of {len(jobs)} videos")
+                for job in kept.jobs(listing, here):
+                    kept.reject(job, "its archive is damaged where it lies", "")
+                arrivals.forget(archive)
+                meter.update(place + 1)
+
+    def _look_into(self, archive: Archive, arrivals: Arrivals) -> None:
+        """Notes what an archive holds. Raises DataError where that is nothing, and removes it then."""
+        contents = read_contents(archive.file)
+        for note in contents.notes:
+            self._progress.say(f"{archive.address}: {note}")
+        if not contents.members:
+            with archive.file.open("rb") as file:
+                head = file.read(20)
+            arrivals.forget(archive)
+            raise DataError(
+                f"{archive.address} came whole and is no archive with files in it (it begins with {head!r}). It was "
+                "removed, what was finished before stays. A proxy or the server may send a page in its place: try "
+                "again, or another copy with --mirror URL."
+            )
+        write_members(archive.stand_for, contents.members)
+
+    def _wanted_of(self, there: Listing) -> set[str]:
+        """Ids of the videos to keep while nobody knows which are missing: some more than the subset."""
+        possible, size = len(training_part(there)[0]), self._subset
+        if size is not None and size < possible:
+            size = min(possible, math.ceil(size * _RESERVE))
+        return {video.id for video in choose(there, size)}
+
+
+def _beside(meter: Meter, done: int) -> Callable[[str], None]:
+    return lambda text: meter.update(done, text)
+
+
+def _unpacked(archive: Archive, jobs: list[Job]) -> Iterator[Job]:
+    """Jobs with each video as a file of its own, in the order of the archive: made when a process is free for it."""
+    of_member = {job.video.file.member.name: job for job in jobs if job.video.file.member is not None}
+    for member, content in stream(archive.file, set(of_member)):
+        job = of_member[member.name]
+        file = archive.file.parent / f"video_{job.number:08d}"
+        try:
+            with file.open("wb") as out:
+                shutil.copyfileobj(content, out)
+        except Exception as error:
+            if not is_damage(error):
+                raise
+            file.unlink()
+            continue
+        os.utime(file, ns=(member.mtime_ns, member.mtime_ns))
+        yield replace(job, video=replace(job.video, file=SourceFile(job.video.file.id, file)))
+
+
+def _made(file: Path) -> Path:
+    """The path, with a folder to be in."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
