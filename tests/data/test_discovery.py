@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.media import moving_square, write_video
 from tests.test_cli import vidssl
+from vidssl.data import parts
 from vidssl.data.addresses import ORIGINS, check_mirror, rebased
 from vidssl.data.datasets import DATASETS
 from vidssl.data.discovery import estimate, find_source, parse_bytes, remember
-from vidssl.errors import ConfigError, EnvironmentProblem
+from vidssl.data.prep_summary import PrepSummary
+from vidssl.data.verb import prep_verb
+from vidssl.errors import ConfigError, DataError, EnvironmentProblem
 
 
 @pytest.fixture
@@ -80,97 +85,115 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_source_is_remembered_and_told(videos: Path, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    words = ("prep", "folder", "--name", "mine", "--short-side", "48", "--workers", "1")
-    refused = vidssl(*words, "--source", tmp_path / "nowhere", home=home)
-    assert refused.returncode == 2
-    assert not home.exists(), "what failed is not remembered"
-    done = vidssl(*words, "--source", videos, "--dry-run", home=home)
-    assert done.returncode == 0, done.stderr
-    assert not home.exists()
-    done = vidssl(*words, "--source", videos, home=home)
-    assert done.returncode == 0, done.stderr
-    again = vidssl(*words, "--json", home=home)
-    assert again.returncode == 0, again.stderr
-    assert f"source: {videos} (used last)" in again.stderr
-    summary = json.loads(again.stdout)
+def verb(dataset: str, **options: Any) -> None:
+    """The verb with the command line's defaults, small pictures and one process."""
+    fixed: dict[str, Any] = dict.fromkeys(("source", "name", "subset", "mirror"))
+    fixed |= {"short_side": 48, "fit": "cover", "format": "h264", "workers": 1, "dry_run": False, "as_json": False}
+    fixed |= {"download": False, "max_disk": "20GB", "yes": False}
+    prep_verb(dataset, **{**fixed, **options})
+
+
+def test_source_is_remembered_and_told(
+    videos: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(DataError, match="nowhere"):
+        verb("folder", name="mine", source=tmp_path / "nowhere")
+    assert not (home / "sources.json").exists(), "what failed is not remembered"
+    verb("folder", name="mine", source=videos, dry_run=True)
+    assert not (home / "sources.json").exists()
+    verb("folder", name="mine", source=videos)
+    capsys.readouterr()
+    verb("folder", name="mine", as_json=True)
+    shown = capsys.readouterr()
+    assert f"source: {videos} (used last)" in shown.err
+    summary = json.loads(shown.out)
     assert (summary["ok"], summary["skipped"]) == (2, 2)
-    other = vidssl(*words[:2], "--name", "other", home=home)
-    assert other.returncode == 2
-    assert "no source for 'other'" in other.stderr
+    with pytest.raises(ConfigError, match="no source for 'other'"):
+        verb("folder", name="other")
 
 
 def test_no_source_and_no_terminal(tmp_path: Path) -> None:
-    done = vidssl("prep", "ucf101", home=tmp_path / "home")
+    done = vidssl("prep", "ucf101", "--subset", "5k", home=tmp_path / "home")
     assert done.returncode == 2
     for text in (
-        "1. folder",
-        "2. archives",
-        "3. download",
-        "--source DIR",
-        "UCF101.rar",
-        "6.5 GB",
-        "--yes",
-        "no terminal",
-    ):
+        "1. folder", "2. archives", "3. download  vidssl prep ucf101 --subset 5000 --download", "--source DIR",
+        "UCF101.rar", "6.5 GB", "--yes", "no terminal", str(tmp_path / "home" / "sources" / "ucf101"),
+    ):  # fmt: skip
         assert text in done.stderr, text
-    assert str(tmp_path / "home" / "sources" / "ucf101") in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "home").exists()
 
 
-def test_behind_a_form(tmp_path: Path) -> None:
-    done = vidssl("prep", "hmdb51", home=tmp_path / "home")
-    assert done.returncode == 2
-    assert "hmdb51_org.rar" in done.stderr
-    assert ORIGINS["hmdb51"].page in done.stderr
-    assert "--yes" not in done.stderr
-    done = vidssl("prep", "hmdb51", "--download", home=tmp_path / "home")
-    assert done.returncode == 2
-    assert "cannot be downloaded" in done.stderr
-    assert ORIGINS["hmdb51"].page in done.stderr
+@pytest.mark.parametrize("dataset", [name for name, origin in ORIGINS.items() if origin.public is None])
+def test_behind_a_form(dataset: str, home: Path) -> None:
+    origin = ORIGINS[dataset]
+    for options in ({}, {"download": True}, {"download": True, "dry_run": True}, {"yes": True}):
+        with pytest.raises(ConfigError) as caught:
+            verb(dataset, **options)
+        for text in (origin.page, origin.files, origin.terms, "--source DIR"):
+            assert text in str(caught.value)
+        assert "--yes" not in str(caught.value)
+    assert not home.exists()
 
 
-@pytest.mark.parametrize("answer", ["n", ""])
-def test_asks_on_a_terminal(answer: str, tmp_path: Path) -> None:
+def test_answers_on_a_terminal(home: Path) -> None:
     terminal, theirs = pty.openpty()
-    environment = {**os.environ, "VIDSSL_HOME": str(tmp_path / "home"), "COLUMNS": "200"}
-    running = subprocess.Popen(
-        [sys.executable, "-m", "vidssl", "prep", "ucf101"],
-        stdin=theirs,
-        stderr=subprocess.PIPE,
-        env=environment,
-        text=True,
-    )
-    os.write(terminal, f"{answer}\n".encode())
+    environment = {**os.environ, "COLUMNS": "200"}
+    command = [sys.executable, "-m", "vidssl", "prep", "ucf101"]
+    running = subprocess.Popen(command, stdin=theirs, stderr=subprocess.PIPE, env=environment, text=True)
+    os.write(terminal, b"\n")
     _, err = running.communicate(timeout=60)
     os.close(terminal)
     os.close(theirs)
     assert running.returncode == 2
+    assert "fetches 6.5 GB" in err
     assert "Download it now?" in err
     assert "nothing was downloaded" in err
-    assert not (tmp_path / "home").exists()
+    assert not home.exists()
+
+
+@pytest.mark.parametrize("consent", [{"yes": True}, {"download": True}, {"tty": True}])
+def test_consent_downloads(
+    consent: dict[str, bool], home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetched: list[dict[str, Any]] = []
+
+    def prepare_downloaded(**options: Any) -> PrepSummary:
+        fetched.append(options)
+        return PrepSummary(dry_run=True)
+
+    monkeypatch.setattr(parts, "prepare_downloaded", prepare_downloaded)
+    if consent.pop("tty", False):
+        monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+        monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    verb("k400", subset="50k", max_disk="200GB", **consent)
+    (options,) = fetched
+    assert (options["dataset"], options["name"], options["subset"]) == ("k400", "k400", 50_000)
+    assert options["max_disk"] == 200 * 10**9
+    fetched.clear()
+    capsys.readouterr()
+    verb("k400", dry_run=True, **consent)
+    assert not fetched
+    assert "fetches 411.2 GB in 263 archives" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("dataset", "options", "says"),
     [
-        (("ucf101", "--mirror", "http://x"), "--download"),
-        (("ucf101", "--download", "--source", "x"), "one of the two"),
-        (("ucf101", "--download", "--mirror", "/mnt/x"), "http://"),
-        (("ucf101", "--download", "--max-disk", "much"), "200GB"),
-        (("embedded", "--download"), "rendered"),
-        (("folder", "--download", "--name", "x"), "--source DIR"),
+        ("ucf101", {"mirror": "http://x"}, "--download"),
+        ("ucf101", {"download": True, "source": Path("x")}, "one of the two"),
+        ("ucf101", {"download": True, "mirror": "/mnt/x"}, "http://"),
+        ("ucf101", {"download": True, "max_disk": "much"}, "200GB"),
+        ("ucf101", {"download": True, "format": "h265"}, "h264"),
+        ("embedded", {"download": True}, "rendered"),
+        ("folder", {"download": True, "name": "x"}, "--source DIR"),
+        ("folder", {}, "--source DIR and --name NAME"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_mistakes(words: tuple[str, ...], says: str, tmp_path: Path) -> None:
-    done = vidssl("prep", *words, home=tmp_path / "home")
-    assert done.returncode == 2, done.stderr
-    assert says in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "home").exists()
+def test_mistakes(dataset: str, options: dict[str, Any], says: str, home: Path) -> None:
+    with pytest.raises(ConfigError, match=says):
+        verb(dataset, **options)
+    assert not home.exists()
 
 
 # ---- figures and addresses
@@ -189,7 +212,7 @@ def test_estimate_of_k400() -> None:
     assert fetches.split()[1:6] == ["411.2", "GB", "in", "263", "archives,"]
     assert "at most 20 GB" in fetches
     assert keeps == "keeps   about 69,881 of 260,139 videos, about 19.6 GB"
-    assert takes.startswith("takes   2.3 h at 50 MB/s; meanwhile about 3.0 h ")
+    assert takes.startswith("takes   2.3 h at 50 MB/s; meanwhile about 3.0 h to transcode in 2 processes")
     assert "260,139 of 260,139" in estimate(public, None, 128, "h264", 2, 10**9)[1]
 
 

@@ -131,6 +131,19 @@ ORIGINS = {
 }
 
 
+def public_of(dataset: str) -> Public:
+    """The public addresses of a data set. Raises ConfigError where it has none."""
+    origin = ORIGINS.get(dataset)
+    if origin is None:
+        raise ConfigError(f"{dataset!r} cannot be downloaded: no address of it is known. What you have: --source DIR.")
+    if origin.public is None:
+        raise ConfigError(
+            f"{dataset} cannot be downloaded: {origin.terms}. Look at {origin.page}. Then give --source DIR with "
+            f"{origin.files}."
+        )
+    return origin.public
+
+
 def rebased(address: str, public: Public, mirror: str | None) -> str:
     """The whole address of a file.
 

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.progress import Meter, Reporter
-from ..errors import ConfigError, DataError
+from ..errors import DataError
 from ..home import home, stores_dir
-from .addresses import ORIGINS, Public, check_mirror, rebased
+from .addresses import Public, check_mirror, public_of, rebased
 from .archive_formats import is_damage
 from .archives import read_contents, stream
 from .arrivals import Archive, Arrivals
@@ -73,10 +73,7 @@ def prepare_downloaded(
         ConfigError: the data set cannot be downloaded.
         DataError, EnvironmentProblem: of the transfer, of an archive, or as of `prepare`. What is done stays.
     """
-    origin = ORIGINS.get(dataset)
-    if origin is None or origin.public is None:
-        why = f"{origin.terms}. Look at {origin.page}. It takes {origin.files}" if origin else "no address is known"
-        raise ConfigError(f"{dataset} cannot be downloaded: {why}. What you have: --source DIR.")
+    public = public_of(dataset)
     if mirror is not None:
         check_mirror(mirror)
     store = store_dir or stores_dir() / name
@@ -90,7 +87,7 @@ def prepare_downloaded(
         for place in (folder / "source", folder / "lists", kept, arrivals):
             place.mkdir(parents=True, exist_ok=True)
         with locked(folder):
-            flow = _Flow(folder, dataset, origin.public, mirror, subset, workers, progress)
+            flow = _Flow(folder, dataset, public, mirror, subset, workers, progress)
             flow.run(Kept(kept, store, meta, workers, shard_videos), Arrivals(arrivals, max_disk))
             summary = prepare(
                 source=folder / "source", name=name, dataset=dataset, subset=subset, workers=workers,

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.prompt import Confirm
 
 from ..errors import ConfigError, unknown_name
-from .addresses import ORIGINS
-from .discovery import find_source, parse_bytes, remember, ways
+from .addresses import ORIGINS, public_of
+from .discovery import estimate, find_source, parse_bytes, remember, ways
 from .subset import parse_size
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def prep_verb(
         else:
             if not download:
                 _consent(settings, most, where, yes)
+            elif dry_run:
+                reporter.say("\n".join(estimate(public_of(dataset), size, short_side or 128, format, workers, most)))
             if dry_run:
                 return
             from .parts import prepare_downloaded
