@@ -100,15 +100,17 @@ start() {
 }
 
 stop() {
+    local pid
     running slurmctld && scancel --user="$(id -un)" || true
     for program in slurmd slurmctld munged; do
         running "$program" || continue
-        kill "$(cat "$folder/$program.pid")"
+        pid=$(cat "$folder/$program.pid") # it removes the file before it ends
+        kill "$pid"
         for _ in $(seq 100); do
-            running "$program" || break
+            kill -0 "$pid" 2>/dev/null || continue 2
             sleep 0.1
         done
-        ! running "$program" || fail "$program does not end (process $(cat "$folder/$program.pid"))"
+        fail "$program does not end (process $pid)"
     done
 }
 

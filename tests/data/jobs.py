@@ -49,7 +49,7 @@ def submit(source: Path, store: Path, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 25.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Returns what the condition gives once it is true."""
     until = time.monotonic() + seconds
     while not (answer := condition()):
