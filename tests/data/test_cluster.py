@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tarfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -42,6 +43,7 @@ def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 def test_impossible_settings_are_told() -> None:
     for words, expected in [
+        ({"cluster": None, "jobs": 2}, "--jobs is for --cluster local or slurm"),
         ({"cluster": "slum"}, "Did you mean 'slurm'"),
         ({"cluster": "local", "jobs": 0}, "0 jobs"),
         ({"cluster": "local", "slurm": {"time": "5"}}, "is for --cluster slurm"),
@@ -125,6 +127,31 @@ def test_a_killed_job_is_handed_out_again(source: Path, undisturbed: dict[str, s
         summary = running.result()
     assert (again, summary.ok, summary.rejected) == (3, 9, 1)
     assert hashes(store) == undisturbed
+
+
+@pytest.mark.slow
+def test_archives_are_parts(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two compressed archives, each read by one job, and one that lets any member be opened alone."""
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    for archive in ("class 0.tar.gz", "class 1.tar.gz", "class 2.tar"):
+        name, _, kind = archive.partition(".tar")
+        with tarfile.open(packed / archive, f"w:{kind[1:]}") as tar:
+            tar.add(source / name, name)
+    prep(packed, tmp_path / "alone", **OPTIONS)
+    parts = []
+
+    def hand_out(scheduler: Any, waiting: Any, handed: Any, real: Any = cluster._hand_out) -> None:
+        parts.extend(one.part for one in waiting)
+        real(scheduler, waiting, handed)
+        monkeypatch.undo()
+
+    monkeypatch.setattr(cluster, "_hand_out", hand_out)
+    summary = prep(packed, tmp_path / "store", **LOCAL)
+    assert (summary.ok, summary.rejected) == (9, 1)
+    assert hashes(tmp_path / "store") == hashes(tmp_path / "alone")
+    read = [{job.video.file.path.name for shard in part.plan.jobs for job in shard} for part in parts]
+    assert [names for names in read if names != {"class 2.tar"}] == [{"class 0.tar.gz"}, {"class 1.tar.gz"}]
 
 
 class Broken(Part):

@@ -45,14 +45,18 @@ def slurm_options(words: Iterable[str]) -> dict[str, str]:
     return options
 
 
-def check_cluster(cluster: str, jobs: int | None = None, slurm: Mapping[str, str] | None = None) -> None:
+def check_cluster(cluster: str | None, jobs: int | None = None, slurm: Mapping[str, str] | None = None) -> None:
     """Raises ConfigError for what cannot be meant, EnvironmentProblem for what is not installed. Writes nothing.
 
     Args:
-        cluster: "slurm" or "local".
+        cluster: "slurm" or "local", None for no jobs at all.
         jobs: at once.
         slurm: parameters of the jobs by submitit's names, without their prefix `slurm_`.
     """
+    if cluster is None:
+        if jobs is not None or slurm:
+            raise ConfigError(f"--{'slurm' if slurm else 'jobs'} is for --cluster {' or '.join(CLUSTERS)}. Add that.")
+        return
     if cluster not in CLUSTERS:
         raise unknown_name("cluster", cluster, CLUSTERS)
     if jobs is not None and jobs < 1:
