@@ -44,7 +44,7 @@ class Encoder:
         self._out = av.open(self._buffer, "w", format="mp4", options=options, io_open=self._reopen)
         h264 = recipe.format == "h264"
         stream: Any = self._out.add_stream(
-            "libx264" if h264 else "mjpeg", rate=rate, options=_x264_options(recipe.gop) if h264 else _JPEG_OPTIONS
+            "libx264" if h264 else "mjpeg", rate=rate, options=x264_options(recipe.gop) if h264 else _JPEG_OPTIONS
         )
         stream.width, stream.height = recipe.coded
         stream.pix_fmt = "yuv420p" if h264 else "yuvj420p"
@@ -75,7 +75,8 @@ class Encoder:
         self._out.close()
 
 
-def _x264_options(gop: int) -> dict[str, str]:
+def x264_options(gop: int) -> dict[str, str]:
+    """libav's options of the H.264 encoder."""
     parameters = f"keyint={gop}:min-keyint={gop}:scenecut=0:bframes=0:repeat-headers=1:threads=1"
     parameters += ":mbtree=0:rc-lookahead=0"
     return {"preset": "veryfast", "tune": "fastdecode", "crf": "23", "x264-params": parameters}

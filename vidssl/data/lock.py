@@ -1,4 +1,4 @@
-"""One prep at a time on one store."""
+"""One prep at a time on one store, and none while it is verified."""
 
 from __future__ import annotations
 
@@ -20,14 +20,7 @@ def locked(store: Path) -> Iterator[None]:
     """
     descriptor = os.open(store / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-            raise DataError(
-                f"{store} is being prepared by another process (pid {holder}). Wait until it ends, or stop it; what it "
-                "has finished is kept."
-            ) from None
+        _take(descriptor, fcntl.LOCK_EX, store)
         os.ftruncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())
         try:
@@ -36,3 +29,33 @@ def locked(store: Path) -> Iterator[None]:
             os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def unchanging(store: Path) -> Iterator[None]:
+    """Keeps prep away from a store while it is read. Others may read it too, and it need not be writable.
+
+    Raises:
+        DataError: prep is at work on it.
+    """
+    try:
+        descriptor = os.open(store / ".lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # it was copied without it
+        yield
+        return
+    try:
+        _take(descriptor, fcntl.LOCK_SH, store)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, how: int, store: Path) -> None:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 32).decode(errors="replace").strip()
+        what = f"prepared by another process (pid {holder})" if holder else "verified by another process"
+        raise DataError(
+            f"{store} is being {what}. Wait until it ends, or stop it; what it has finished is kept."
+        ) from None

@@ -22,7 +22,7 @@ from .files import replacing
 from .manifest import FURTHER, write_rows
 
 MAX_SHARD_VIDEOS = 10_000
-_BLOCK = 512  # of a tar; a member's data follow one block of header
+BLOCK = 512  # of a tar; a member's data follow one block of header
 
 
 def staged_row(staging: Path, number: int) -> dict[str, Any] | None:
@@ -62,18 +62,19 @@ def assemble(store: Path, shard: int, rows: list[dict[str, Any]]) -> None:
     """
     staging = store / "staging"
     file = store / "shards" / f"{shard:06d}.tar"
+    further = dict.fromkeys(name for row in rows for name in row if name.startswith(FURTHER))
     placed = []
     with replacing(file) as temporary:
         with temporary.open("wb") as raw, tarfile.open(fileobj=raw, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for staged in rows:
-                row = {**staged, "shard": shard}
+                row = {**further, **staged, "shard": shard}
                 if row["status"] == "ok":
                     data = (staging / f"{row['number']:08d}.mp4").read_bytes()
                     if len(data) != row["member_bytes"]:
                         raise OSError(f"{row['number']:08d}.mp4 changed in {staging} while it was read")
-                    row["offset"] += raw.tell() + _BLOCK
+                    row["offset"] += raw.tell() + BLOCK
                     _add(tar, f"{row['number']:08d}.mp4", data)
-                    _add(tar, f"{row['number']:08d}.json", _description(row))
+                    _add(tar, f"{row['number']:08d}.json", description(row))
                 placed.append(row)
         tar_bytes = temporary.stat().st_size
     write_rows(store, shard, placed, tar_bytes)
@@ -82,12 +83,21 @@ def assemble(store: Path, shard: int, rows: list[dict[str, Any]]) -> None:
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    tar.addfile(_tar_info(name, len(data)), io.BytesIO(data))
+
+
+def header(name: str, size: int) -> bytes:
+    """The block before a member of a shard."""
+    return _tar_info(name, size).tobuf(tarfile.USTAR_FORMAT)
+
+
+def _tar_info(name: str, size: int) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)  # mtime, uid and gid are 0, the names empty
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
+    member.size = size
+    return member
 
 
-def _description(row: dict[str, Any]) -> bytes:
+def description(row: dict[str, Any]) -> bytes:
     """What lies beside a video for readers that know nothing of the index."""
     keys = ["id", "label", "split", "fps", "frames", *sorted(key for key in row if key.startswith(FURTHER))]
     return json.dumps({key: row[key] for key in keys}, ensure_ascii=False).encode()
