@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from .archives import stream
 from .manifest import Rows, current_rows, label_names
 from .picture import Recipe
+from .seen import Seen, look_at, read_seen, write_seen
 from .shards import MAX_SHARD_VIDEOS
 from .sources import Listing, SourceVideo
 from .store import StoreMeta, read_meta, video_key
 from .subset_lists import order_of, training_part
-from .work import Job, new_row, readable_sha256
+from .work import Job, member_sha256, new_row, source_sha256
 
-_COMPARED = ("bytes", "mtime_ns", "sha256", "revision")
+_COMPARED = ("bytes", "sha256", "revision")
 _DESCRIBED = ("label", "split")  # and what begins so: where any of them differs, a video is done again
 
 
@@ -79,7 +82,11 @@ def rounds(
         if wanted and not chosen:
             return
         wanted |= {video.id for video in chosen}
-        yield make_plan(store, meta, listing, chosen, threads=threads, shard_videos=shard_videos)
+        plan = make_plan(store, meta, listing, chosen, threads=threads, shard_videos=shard_videos)
+        jobs = [job for part in plan.jobs for job in part]
+        looks = look_at((job.video.file, job.revision) for job in jobs)
+        write_seen(store, zip((job.video.id for job in jobs), looks, strict=True))
+        yield plan
         if subset is None:
             return
         kept_out |= wanted & _not_ok(store)
@@ -113,9 +120,8 @@ def make_plan(
     known = read_meta(store).label_names if (store / "store.json").exists() else {}
     meta = replace(meta, label_names=label_names(rows.table, listing, known))
     recipe = Recipe(meta.format, meta.fit, meta.picture, meta.coded, meta.gop)
-    done = _Done(rows)
-    with ThreadPoolExecutor(threads) as pool:  # where only the times differ, contents are compared
-        answers = list(pool.map(done.has, chosen))
+    done = _Done(rows, store)
+    answers = done.have(chosen, threads)
     to_do = [video for video, has in zip(chosen, answers, strict=True) if not has]
     to_do.sort(key=lambda video: (video_key(video.id), video.id))
     # The number of a shard that is cut or was never finished is free: the same videos come into it again.
@@ -132,13 +138,34 @@ def make_plan(
 class _Done:
     """What the store already has."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, store: Path) -> None:
+        self._store = store
         self._row_of = rows.row_of
         table = rows.table
         wanted = [] if table is None else [c for c in table.column_names if c in _COMPARED or c.startswith(_DESCRIBED)]
         self._columns: dict[str, list[Any]] = {c: table[c].to_pylist() for c in wanted} if table is not None else {}
+        self._seen = read_seen(store)
 
-    def has(self, video: SourceVideo) -> bool:
+    def have(self, videos: list[SourceVideo], threads: int) -> list[bool]:
+        """Whether each is done. Where size and time do not tell, contents are compared, and it is kept that they were.
+
+        Args:
+            threads: for comparing contents.
+        """
+        looks = look_at((video.file, self.next_revision(video) - 1) for video in videos)
+        answers = [self._has(video, look) for video, look in zip(videos, looks, strict=True)]
+        unsure = [video for video, answer in zip(videos, answers, strict=True) if answer is None]
+        if unsure:
+            same = self._same(unsure, threads)
+            answers = [
+                video.id in same if answer is None else answer for video, answer in zip(videos, answers, strict=True)
+            ]
+            equal = [video for video in unsure if video.id in same]
+            looks = look_at((video.file, self.next_revision(video) - 1) for video in equal)
+            write_seen(self._store, zip((video.id for video in equal), looks, strict=True))
+        return [bool(answer) for answer in answers]
+
+    def _has(self, video: SourceVideo, look: Seen) -> bool | None:
         row = self._row_of.get(video.id)
         if row is None:
             return False
@@ -146,10 +173,36 @@ class _Done:
         described = {c for c in (*self._columns, *now) if c.startswith(_DESCRIBED)}
         if any(self._value(column, row) != now.get(column) for column in (*described, "bytes")):
             return False
-        digest = self._value("sha256", row)
-        if not digest:  # the file was missing or could not be read
-            return bool(video.problem) or not os.access(video.file.path, os.R_OK)
-        return self._value("mtime_ns", row) == now["mtime_ns"] or digest == readable_sha256(video.file.path)
+        seen = self._seen.get(video.id)
+        if self._value("sha256", row):
+            return True if seen is not None and seen[:2] == look[:2] else None
+        if video.problem:  # it was missing, or could not be read
+            return True
+        return seen == look if video.file.member is not None else not os.access(video.file.path, os.R_OK)
+
+    def _same(self, videos: list[SourceVideo], threads: int) -> set[str]:
+        """Ids of those whose content is that of their row. Archives that are streams are read once each.
+
+        Of an archive that was taken away nothing can be compared: what was done of it stays done.
+        """
+        streams: dict[Path, dict[str, list[SourceVideo]]] = {}
+        for video in videos:
+            if video.file.member is not None and video.file.in_stream:
+                streams.setdefault(video.file.path, {}).setdefault(video.file.member.name, []).append(video)
+        others = [video for video in videos if not video.file.in_stream]
+        with ThreadPoolExecutor(threads) as pool:
+            digests = dict(zip((v.id for v in others), pool.map(source_sha256, (v.file for v in others)), strict=True))
+        for path, wanted in streams.items():
+            with suppress(OSError):
+                for member, content in stream(path, set(wanted)):
+                    for video in wanted[member.name]:
+                        if video.file.member == member:
+                            digests[video.id] = member_sha256(content)
+        return {
+            video.id for video in videos
+            if digests.get(video.id) == self._value("sha256", self._row_of[video.id])
+            or (video.file.member is not None and not video.file.path.exists())
+        }  # fmt: skip
 
     def _value(self, column: str, row: int) -> object:
         return self._columns[column][row] if column in self._columns else None

@@ -6,10 +6,16 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from ..errors import DataError
+from .archive_cache import contents_of
+from .archive_formats import is_damage
+from .archive_parts import is_first_part
+from .archives import Member, is_archive_name, open_member, stream
+from .member_lists import archive_of, read_members
 from .store import FIRST_SPLIT
 
 # What people keep videos in. Content decides in the end: these only say which files are looked at.
@@ -18,23 +24,7 @@ _SUFFIXES = (
     ".mp4 .mpeg .mpg .mts .mxf .ogg .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .y4m"
 )
 VIDEO_SUFFIXES = frozenset(_SUFFIXES.split())
-
-
-@dataclass(frozen=True)
-class Member:
-    """A file within an archive.
-
-    Args:
-        name: as the archive has it.
-        bytes: its size, unpacked.
-        mtime_ns: as the archive has it.
-        place: its rank in the archive. What can only be read as a stream is read in this order.
-    """
-
-    name: str
-    bytes: int
-    mtime_ns: int
-    place: int
+_LIST_BYTES = 64 << 20  # no list or table is bigger
 
 
 @dataclass(frozen=True)
@@ -42,8 +32,8 @@ class SourceFile:
     """One file of a source.
 
     Args:
-        id: its path below the source, POSIX. A member of an archive is named as if it lay beside the archive.
-        path: where it is, or where the archive is that holds it.
+        id: its path below the source, POSIX. A member of an archive is named as if that had been unpacked in its place.
+        path: where it is, or where the archive (or its first part) is that holds it.
         member: which file of that archive.
     """
 
@@ -64,6 +54,11 @@ class SourceFile:
         """What it lies in, for messages: a folder or an archive."""
         return self.path.parent if self.member is None else self.path
 
+    @property
+    def in_stream(self) -> bool:
+        """Whether it can only be reached by reading an archive from its beginning."""
+        return self.member is not None and self.member.offset is None
+
     def stat(self) -> tuple[int, int]:
         """Bytes and time of change in ns; zeros where it cannot be seen."""
         if self.member is not None:
@@ -75,8 +70,49 @@ class SourceFile:
         return stat.st_size, stat.st_mtime_ns
 
     def read_bytes(self) -> bytes:
-        """The whole content: for lists and tables. Raises OSError."""
-        return self.path.read_bytes()
+        """The whole content: for lists and tables.
+
+        Raises:
+            OSError: it cannot be read.
+            DataError: it is damaged within its archive.
+            EnvironmentProblem: it lies in a rar, and no unpacker is installed.
+        """
+        if self.member is None:
+            return self.path.read_bytes()
+        try:
+            if self.member.offset is None:
+                texts = _small_members(self.path, self.path.stat().st_mtime_ns)
+                if (self.member.name, self.member.place) not in texts:
+                    raise EOFError
+                return texts[self.member.name, self.member.place]
+            with open_member(self.path, self.member) as content:
+                return content.read()
+        except Exception as error:
+            if not is_damage(error):
+                raise
+            raise DataError(f"{self} cannot be read: {self.path.name} is cut or damaged there.") from None
+
+
+@lru_cache(maxsize=8)
+def _small_members(archive: Path, mtime_ns: int) -> dict[tuple[str, tuple[int, ...]], bytes]:
+    """Lists and tables of an archive that has to be read from its beginning: all at once, because it is read once."""
+    members = contents_of([archive])[archive].members
+    left = {
+        (member.name, member.place) for member in members
+        if not is_video_name(member.path) and member.bytes <= _LIST_BYTES
+    }  # fmt: skip
+    found = {}
+    for member, content in stream(archive, {name for name, _ in left}):
+        if (member.name, member.place) in left:
+            left.remove((member.name, member.place))
+            try:
+                found[member.name, member.place] = content.read()
+            except Exception as error:
+                if not is_damage(error):
+                    raise
+        if not left:
+            break
+    return found
 
 
 @dataclass(frozen=True)
@@ -166,10 +202,19 @@ def split_sizes(videos: Iterable[SourceVideo], held: Set[str]) -> dict[str, dict
 
 @dataclass(frozen=True)
 class SourceFiles:
-    """Every file of a source: `files` by id, in order of their names."""
+    """Every file of a source.
+
+    Args:
+        root: the source, a folder; where it is one archive, the folder of that.
+        files: by id, in order of ids. Archives are among them where nothing in them was looked into.
+        archives: ids of the archives on disk.
+        notes: what there is to say of archives, in whole sentences: those left alone, damaged, hidden by others.
+    """
 
     root: Path
     files: dict[str, SourceFile]
+    archives: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def videos(self) -> dict[str, SourceFile]:
         """Those that are videos by their name."""
@@ -180,27 +225,75 @@ class SourceFiles:
         return SourceFile(name, self.root / name)
 
 
-def open_source(source: Path, without: Path | None = None) -> SourceFiles:
+def open_source(source: Path, without: Path | None = None, archives: bool = True) -> SourceFiles:
     """Lists a source.
 
+    A file on disk goes before a member of an archive with the same id, and an archive before another that comes after
+    it by name: an archive that was also unpacked is no matter.
+
     Args:
-        source: the folder.
+        source: the folder, or one archive.
         without: a folder below it that is not looked into (the store, where it lies within its own source).
+        archives: whether archives are looked into. One that is the source always is.
 
     Raises:
-        DataError: it is missing, no folder, or something in it is unreadable.
+        DataError: it is missing, no folder and no archive, something in it is unreadable, or there is not one video and
+            an archive that cannot be read.
     """
+    source = Path(source)
+    single = source.is_file() and is_archive_name(source.name)
+    root = source.parent if single else source
     with readable(source):
-        found = (SourceFile(_relative_id(path, source), path) for path in _files_below(source, without))
-        return SourceFiles(source, {file.id: file for file in found})
+        found = [source] if single else list(_files_below(source, without))
+        on_disk = {_relative_id(path, root): path for path in found}
+        packed = {name: path for name, path in on_disk.items() if is_archive_name(path.name) and is_first_part(path)}
+        if not (archives or single):
+            left = [f"archives that are left alone: {len(packed)} ({', '.join([*packed][:3])})"] if packed else []
+            return SourceFiles(root, {n: SourceFile(n, path) for n, path in on_disk.items()}, list(packed), left)
+        files = {n: SourceFile(n, path) for n, path in on_disk.items() if not is_archive_name(path.name)}
+        for name, path in on_disk.items():
+            gone = archive_of(path)
+            if gone is not None:  # it was downloaded, worked through and deleted
+                del files[name]
+                _add_members(files, name, gone, read_members(path))
+        contents = contents_of(list(packed.values()))
+        notes = []
+        for name, path in packed.items():
+            found_in = contents[path]
+            notes += [f"archive {name}: {note}" for note in found_in.notes]
+            if not (found_in.members or found_in.whole):
+                files[name] = SourceFile(name, path)
+            hidden = _add_members(files, name, path, found_in.members)
+            if hidden:
+                notes.append(f"archive {name}: {hidden} of its files are there already, on disk or in another archive")
+    opened = SourceFiles(root, dict(sorted(files.items())), list(packed), notes)
+    if not all(one.whole for one in contents.values()) and not opened.videos():
+        raise DataError(f"source {source} holds no videos. {'; '.join(notes)}. Mend or unpack what is named there.")
+    return opened
+
+
+def _add_members(files: dict[str, SourceFile], archive: str, path: Path, members: Iterable[Member]) -> int:
+    """Adds the members of an archive, given its id, to a source's files. Returns how many were there already."""
+    hidden = 0
+    for member in members:
+        file = SourceFile((PurePosixPath(archive).parent / member.path).as_posix(), path, member)
+        hidden += files.setdefault(file.id, file) is not file
+    return hidden
 
 
 @contextmanager
 def readable(source: Path) -> Iterator[None]:
-    """Around whatever reads a source. Raises DataError: it is missing, no folder, or something in it is unreadable."""
-    if not source.is_dir():
-        what = "is not a folder" if source.exists() else "does not exist"
-        raise DataError(f"source {source} {what}. Legal: a folder that holds videos, directly or in class folders.")
+    """Around whatever reads a source.
+
+    Raises:
+        DataError: it is missing, no folder and no archive, or something in it is unreadable.
+    """
+    if not source.is_dir() and not (source.is_file() and is_archive_name(source.name)):
+        what = "is no folder and no archive" if source.exists() else "does not exist"
+        raise DataError(
+            f"source {source} {what}. Legal: a folder that holds videos, directly, in class folders or in archives, or "
+            "one archive (tar, tar.gz, tar.bz2, tar.xz, zip, rar)."
+        )
     try:
         yield
     except OSError as error:

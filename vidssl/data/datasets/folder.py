@@ -6,6 +6,10 @@
 - `train2.csv` with `test2.csv`, `train3.csv` with `test3.csv`, ...: further splits of the same videos. Labels are the
   same in all; a video that a split does not name has no part in it.
 - No table: the first folder below the source is the class; files directly in it have none.
+
+Archives are looked into where the source holds no video outside of them, or is itself an archive: they then count as if
+they had been unpacked where they lie, tables included. Beside videos they are left alone and the summary says so: a
+folder means its files, and an archive beside them is more often a copy of them, or of something else, than a part.
 """
 
 from __future__ import annotations
@@ -24,21 +28,26 @@ _TABLE = re.compile(r"(train|test)([2-9])?\.csv")
 
 
 def list_videos(source: Path, without: Path | None = None) -> Listing:
-    """Reads a source folder.
+    """Reads a source.
 
     Args:
-        source: the folder.
+        source: the folder, or one archive.
         without: a folder below it that is not looked into.
 
     Raises:
-        DataError: it is missing, no folder, unreadable, holds no video, or a table is wrong.
+        DataError: it is missing, neither folder nor archive, unreadable, holds no video, or a table is wrong.
     """
     source = Path(source)
-    files = open_source(source, without)
+    files = open_source(source, without, archives=False)
+    if not files.videos() and files.archives:
+        files = open_source(source, without)
     tables, found = _tables(files), files.videos()
     with readable(source):
         listing = _from_tables(files, tables) if tables else _from_folders(found)
     listing.ignored = len(files.files) - len(found) - len(tables)
+    if files.archives and not any(video.file.member for video in listing.videos):
+        listing.ignored -= len(files.archives)
+        listing.unused = {"archives beside videos": len(files.archives)}
     if not listing.videos:
         raise DataError(
             f"source {source} holds no videos ({len(files.files)} files, none with a video's extension such as .mp4, "

@@ -1,0 +1,190 @@
+"""rar: its headers are read by rarfile (markokr/rarfile), what is compressed by whichever unpacker is installed.
+
+No free program unpacks every rar: bsdtar 3.6 of libarchive knows no solid archives of the older format, unar 1.10 fails
+on some of the newer. So every content is checked against its checksum, and where one program gives another content, the
+next one is asked. What is stored without compression needs no program.
+
+A solid archive is one compressed stream: it is unpacked from its beginning, by one process for all of its files.
+"""
+
+from __future__ import annotations
+
+import calendar
+import shutil
+import subprocess
+import tempfile
+import zlib
+from pathlib import Path
+from typing import IO, Any
+
+import rarfile
+
+from ..errors import EnvironmentProblem
+
+MAGIC = b"Rar!\x1a\x07"
+_CHUNK_BYTES = 1 << 20
+_IN_MEMORY_BYTES = 16 << 20  # a bigger content waits for its check in an unnamed file
+# Each writes the content of all files of an archive, or of one, to its standard output.
+_PROGRAMS = {
+    "unrar": ("p", "-inul", "-p-", "--"),
+    "unar": ("-q", "-o", "-", "-p", "", "--"),
+    "7z": ("e", "-so", "-bb0", "-p", "--"),
+    "7zz": ("e", "-so", "-bb0", "-p", "--"),
+    "bsdtar": ("-x", "--to-stdout", "-f"),
+}
+
+
+def programs() -> list[str]:
+    """Those that are installed, the better ones first."""
+    return [name for name in _PROGRAMS if shutil.which(name)]
+
+
+def need_program(path: Path) -> None:
+    """Raises EnvironmentProblem where nothing is installed that unpacks a rar."""
+    if not programs():
+        raise EnvironmentProblem(
+            f"{path} is a compressed rar, and no program that unpacks it is installed. Install one of "
+            f"{', '.join(_PROGRAMS)} (Debian and Ubuntu: apt install unar; macOS: brew install unar), or unpack it and "
+            "give --source the folder."
+        )
+
+
+def opened(path: Path) -> rarfile.RarFile:
+    """Raises rarfile.Error: it is no rar, or one of several parts and not the first."""
+    return rarfile.RarFile(path)
+
+
+def cut(path: Path, archive: rarfile.RarFile) -> str:
+    """What is missing at the end of an archive, "" for a whole one."""
+    infos = archive.infolist()
+    end = infos[-1].data_offset + infos[-1].compress_size if infos and len(archive.volumelist()) == 1 else 0
+    if archive.strerror() or end > path.stat().st_size or not infos:
+        last = f"what comes after {infos[-1].filename}" if infos else "what it holds"
+        return f"it is cut, damaged or lacks one of its parts: {last} is not known"
+    return ""
+
+
+def mtime_ns(info: Any) -> int:
+    """Time of change in ns; the older format states a local time without its zone, which is taken as UTC."""
+    time = info.mtime
+    if time is None:
+        return 0
+    return calendar.timegm(time.utctimetuple()) * 10**9 + getattr(time, "nanosecond", time.microsecond * 1000)
+
+
+def is_stored(info: Any) -> bool:
+    """Whether it is not compressed."""
+    return info.compress_type == rarfile.RAR_M0
+
+
+def open_one(archive: rarfile.RarFile, info: Any, path: Path) -> IO[bytes]:
+    """The content of one file of an archive that is not solid.
+
+    Raises:
+        rarfile.Error: it is damaged.
+        EnvironmentProblem: no unpacker.
+    """
+    if is_stored(info):
+        return archive.open(info)
+    need_program(path)
+    try:
+        with archive.open(info) as file:
+            return _checked(file, info)
+    except rarfile.Error as error:
+        for program in programs():
+            with _Output(program, path, info.filename) as output:
+                try:
+                    return _checked(output, info)
+                except rarfile.BadRarFile:
+                    continue
+        raise error
+
+
+class Solid:
+    """The files of a solid archive, one after the other in their order there."""
+
+    def __init__(self, path: Path, archive: rarfile.RarFile) -> None:
+        self._path = path
+        self._infos = [info for info in archive.infolist() if not info.is_dir()]
+        self._left: list[str] | None = None
+        self._output: _Output | None = None
+        self._next = 0
+
+    def open(self, info: Any) -> IO[bytes]:
+        """The content of a file; those before it are skipped. Raises as `open_one`."""
+        if self._left is None:
+            need_program(self._path)
+            self._left = programs()
+        while self._left:
+            try:
+                return self._read_up_to(info)
+            except rarfile.BadRarFile:
+                self._left.pop(0)
+                self.close()
+        raise rarfile.BadRarFile(f"no program unpacks {info.filename}")
+
+    def _read_up_to(self, info: Any) -> IO[bytes]:
+        if self._output is None:
+            assert self._left, "a program is left"
+            self._output, self._next = _Output(self._left[0], self._path), 0
+        while (skipped := self._infos[self._next]) is not info:
+            _copy(self._output, skipped.file_size, None)
+            self._next += 1
+        self._next += 1
+        return _checked(self._output, info)
+
+    def close(self) -> None:
+        if self._output is not None:
+            self._output.close()
+            self._output = None
+
+
+class _Output:
+    """What a program writes."""
+
+    def __init__(self, program: str, path: Path, name: str = "") -> None:
+        command = [program, *_PROGRAMS[program], str(path.absolute()), *([name] if name else [])]
+        nothing = subprocess.DEVNULL
+        self._process = subprocess.Popen(command, stdin=nothing, stdout=subprocess.PIPE, stderr=nothing)
+
+    def read(self, size: int) -> bytes:
+        assert self._process.stdout is not None
+        return self._process.stdout.read(size)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def __enter__(self) -> _Output:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _checked(source: Any, info: Any) -> IO[bytes]:
+    """A file's content, if it is what the archive says it is. Raises rarfile.BadRarFile where not."""
+    content: Any = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115
+    try:
+        digest = _copy(source, info.file_size, content)
+        if info.CRC is not None and digest != info.CRC:
+            raise rarfile.BadRarFile(f"{info.filename} has another checksum")
+        content.seek(0)
+    except BaseException:
+        content.close()
+        raise
+    return content
+
+
+def _copy(source: Any, size: int, target: Any) -> int:
+    """Takes so many bytes, and writes them where there is a target. Returns their CRC-32."""
+    digest = 0
+    while size:
+        data = source.read(min(size, _CHUNK_BYTES))
+        if not data:
+            raise rarfile.BadRarFile("the unpacker ended too early")
+        digest = zlib.crc32(data, digest)
+        size -= len(data)
+        if target is not None:
+            target.write(data)
+    return digest
