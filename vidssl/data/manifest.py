@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,10 +74,15 @@ def shard_numbers(store: Path) -> list[int]:
 
 def write_rows(store: Path, shard: int, rows: list[dict[str, Any]], tar_bytes: int) -> None:
     """Writes a shard's table: its existence is what says that the shard is finished."""
-    further = sorted({name for row in rows for name in row if name.startswith(FURTHER)})
-    fields: list[Any] = [*_PUBLIC, *(pa.field(name, pa.string()) for name in further), *_MEMBER]
-    schema = pa.schema(fields, metadata={_TAR_BYTES: str(tar_bytes).encode()})
+    schema = _schema({name for row in rows for name in row}, tar_bytes)
     _write(store / "shards" / f"{shard:06d}.parquet", pa.Table.from_pylist(rows, schema))
+
+
+def _schema(columns: Iterable[str], tar_bytes: int) -> pa.Schema:
+    """Of a shard's table; of `columns` only the further ones matter."""
+    further = sorted(name for name in columns if name.startswith(FURTHER))
+    fields: list[Any] = [*_PUBLIC, *(pa.field(name, pa.string()) for name in further), *_MEMBER]
+    return pa.schema(fields, metadata={_TAR_BYTES: str(tar_bytes).encode()})
 
 
 def read_rows(store: Path, shard: int, packets: bool = False) -> pa.Table | None:
@@ -98,7 +103,10 @@ def read_table(store: Path, shard: int) -> tuple[pa.Table, int]:
     try:
         with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
             table = parquet.read(use_threads=False)  # small: threads cost more than they bring
-        return table, int((table.schema.metadata or {})[_TAR_BYTES])
+        tar_bytes = int((table.schema.metadata or {})[_TAR_BYTES])
+        if not table.schema.equals(_schema(table.column_names, tar_bytes)):
+            raise ValueError("it has other columns than a shard's table")
+        return table, tar_bytes
     except FileNotFoundError:
         raise DataError("it is missing") from None
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
