@@ -179,6 +179,7 @@ def recording_process(job: Job) -> dict[str, Any]:
 def test_repair_redoes_only_what_is_bad(
     source: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    prep(source, store, shard_videos=SHARD_VIDEOS)  # where the store lies now, nobody has seen its sources yet
     before = hashes(store)
     bad = [members(store, 0)[2], members(store, 2)[0]]
     for row in bad:

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from ..errors import DataError
 from .encode import packet_table
 from .manifest import read_table
+from .seen import read_seen
 from .shards import BLOCK, description, header, stage
 
 _ROWS_AT_ONCE = 64  # packets as Python numbers take a hundred times their bytes
@@ -72,26 +73,27 @@ def put_back(store: Path, shard: int, gop: int) -> int:
     """Puts the bad videos of a shard back among those to be done. Returns how many they are.
 
     Its good videos go to staging and its table goes away: the next prep finds them there, does the others, and makes
-    the same shard again.
+    the same shard again. (Where it is not known when their sources were last changed, it does them all.)
     """
-    staging = store / "staging"
+    staging, seen = store / "staging", read_seen(store)
     staging.mkdir(exist_ok=True)
     table, _ = read_table(store, shard)
     kept = 0
+
+    def keep(row: dict[str, Any], data: bytes | None) -> None:
+        when = {"mtime_ns": seen[row["path"]].mtime_ns} if row["path"] in seen else {}
+        stage(staging, {key: value for key, value in row.items() if key != "shard"} | when, data)
+
     for row in _rows(table.filter(pc.not_equal(table["status"], pa.scalar("ok")))):
-        _stage(staging, row, None)
+        keep(row, None)
         kept += 1
     with suppress(FileNotFoundError), (store / "shards" / f"{shard:06d}.tar").open("rb") as tar:
         for row, data, problem in _members(tar, table, gop):
             if not problem:
-                _stage(staging, row, data)
+                keep(row, data)
                 kept += 1
     (store / "shards" / f"{shard:06d}.parquet").unlink()
     return table.num_rows - kept
-
-
-def _stage(staging: Path, row: dict[str, Any], data: bytes | None) -> None:
-    stage(staging, {key: value for key, value in row.items() if key != "shard"}, data)
 
 
 def _members(tar: IO[bytes], table: pa.Table, gop: int) -> Iterator[tuple[dict[str, Any], bytes, str]]:
