@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError, DataError, EnvironmentProblem, VidsslError
-from .download import Stopped, arrived, fetch, forget, size_of
+from .download import Stopped, arrived, fetch, forget, size_of, size_on_disk
 from .member_lists import list_of
 
 _END_SECONDS = 3.0
@@ -49,10 +49,10 @@ class Arrivals:
         self._sizes: dict[str, int] = {}
 
     def tidy(self, archives: list[Archive]) -> None:
-        """Removes what a killed process left besides archives: videos on their way out of one."""
-        known = {archive.file.name for archive in archives}
-        for file in self.folder.iterdir():
-            if not any(file.name == name or file.name.startswith(f"{name}.part") for name in known):
+        """Removes what is no archive any more, as where the list of them has changed."""
+        known = {archive.file for archive in archives}
+        for file in self._files():
+            if _whole(file) not in known:
                 file.unlink()
 
     def forget(self, archive: Archive) -> None:
@@ -65,10 +65,12 @@ class Arrivals:
         """
         self.require(archive, 0)
         size = self._size(archive)
-        for other in sorted({file.name.partition(".part")[0] for file in self.folder.iterdir()}):
-            own = other in (archive.file.name, *(later.file.name for later in following))
-            if not own or (other != archive.file.name and self._taken() + size > self._most + arrived(archive.file)):
-                forget(self.folder / other)
+        # a name with a dot before is a note that is just being written
+        begun = {_whole(file) for file in self._files() if not file.name.startswith(".")}
+        for other in sorted(begun - {archive.file}):
+            too_much = self._taken() - arrived(archive.file) + size > self._most
+            if too_much or other not in [later.file for later in following]:
+                forget(other)
         free, need = shutil.disk_usage(self.folder).free, size - arrived(archive.file)
         if need > free:
             raise EnvironmentProblem(
@@ -100,7 +102,10 @@ class Arrivals:
         return self._taken() - arrived(archive.file) + self._size(archive) + aside <= self._most
 
     def _taken(self) -> int:
-        return sum(file.stat().st_size for file in self.folder.iterdir())
+        return sum(size_on_disk(file) for file in self._files())
+
+    def _files(self) -> list[Path]:
+        return [file for file in self.folder.rglob("*") if file.is_file()]
 
     def _size(self, archive: Archive) -> int:
         """Bytes, asked once."""
@@ -170,6 +175,11 @@ class Coming:
             pass
         except BaseException as problem:
             self._problem = problem
+
+
+def _whole(file: Path) -> Path:
+    """The archive that a file is, or is a part of or a note on."""
+    return file.with_name(file.name.removesuffix(".json").removesuffix(".part"))
 
 
 def _gb(size: float) -> str:

@@ -84,16 +84,16 @@ def fetch(
     part = _part_of(target)
     failures = 0
     while True:
-        before = _bytes(part)
+        before = size_on_disk(part)
         try:
             if _transfer(address, part, progress, stop):
                 break
-            reason = f"the connection ended at byte {_bytes(part)} of {_known(part).bytes}"
+            reason = f"the connection ended at byte {size_on_disk(part)} of {_known(part).bytes}"
         except _FAILURES as error:
             reason = _passing(error, address)
-        failures = 0 if _bytes(part) > before else failures + 1
+        failures = 0 if size_on_disk(part) > before else failures + 1
         if failures > len(PAUSES):
-            raise _given_up(address, failures, reason, _bytes(part))
+            raise _given_up(address, failures, reason, size_on_disk(part))
         _wait(PAUSES[max(0, failures - 1)], stop)
     part.replace(target)
     _note_of(part).unlink(missing_ok=True)
@@ -102,7 +102,7 @@ def fetch(
 
 def arrived(target: Path) -> int:
     """Bytes on disk of a file that is fetched, or is being fetched."""
-    return _bytes(target) or _bytes(_part_of(target))
+    return size_on_disk(target) or size_on_disk(_part_of(target))
 
 
 def forget(target: Path) -> None:
@@ -115,7 +115,7 @@ def _transfer(
     address: str, part: Path, progress: Callable[[int, int | None], None], stop: threading.Event | None
 ) -> bool:
     """One try. Returns whether the file is whole now."""
-    have, known = _bytes(part), _known(part)
+    have, known = size_on_disk(part), _known(part)
     if have and have == known.bytes:
         return True
     request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
@@ -229,7 +229,8 @@ def _note_of(part: Path) -> Path:
     return part.with_name(part.name + ".json")
 
 
-def _bytes(file: Path) -> int:
+def size_on_disk(file: Path) -> int:
+    """Bytes of a file, 0 where there is none."""
     try:
         return file.stat().st_size
     except FileNotFoundError:

@@ -22,7 +22,7 @@ from .shards import MAX_SHARD_VIDEOS, stage, staged_row
 from .sources import Listing, SourceFile, SourceVideo
 from .store import StoreMeta
 from .transcode import Transcoded
-from .work import Job, finished, new_row
+from .work import Job, finished, new_row, readable_sha256, source_sha256
 
 _GIVEN_LATE = ("number", "revision")
 
@@ -45,10 +45,11 @@ class Kept:
     def __init__(self, folder: Path, store: Path, meta: StoreMeta, threads: int, shard_videos: int) -> None:
         self._folder, self._store, self._meta = folder, store, meta
         self._threads, self._shard_videos = threads, shard_videos
+        self._numbers: dict[str, int] = {}
 
     def jobs(self, listing: Listing, videos: list[SourceVideo]) -> list[Job]:
         """What is to be done of some videos: those that neither the store nor the folder has, to be done into it."""
-        numbers = _numbers(listing)
+        numbers = self._numbers_of(listing)
         return [
             replace(job, number=numbers[job.video.id], shard=0, revision=0, staging=str(self._folder))
             for part in self._plan(listing, videos)
@@ -56,8 +57,9 @@ class Kept:
             if self._row(job, numbers) is None
         ]
 
-    def reject(self, job: Job, reason: str, digest: str) -> None:
-        """Keeps the row of a video that could not be transcoded. `digest` is the sha256 of its source, if known."""
+    def reject(self, job: Job, reason: str) -> None:
+        """Keeps the row of a video whose process died of it."""
+        digest = readable_sha256(job.copy) if job.copy is not None else source_sha256(job.video.file)
         row = new_row(job.number, job.video, job.revision) | finished(Transcoded("rejected", reason), digest)
         stage(self._folder, row, None)
 
@@ -70,7 +72,7 @@ class Kept:
         Returns:
             videos that are lacking, with their archives. While there are any, the choice is not complete.
         """
-        staging, numbers = self._store / "staging", _numbers(listing)
+        staging, numbers = self._store / "staging", self._numbers_of(listing)
         staging.mkdir(parents=True, exist_ok=True)
         wanted: set[str] = set()
         lacking: dict[str, Path] = {}
@@ -96,6 +98,13 @@ class Kept:
                     break
         return lacking
 
+    def _numbers_of(self, listing: Listing) -> dict[str, int]:
+        """Places among all that the tables name: the same for every listing with these tables."""
+        if not self._numbers:
+            names = sorted([*(video.id for video in listing.videos), *(video.id for video in listing.missing)])
+            self._numbers = {name: number for number, name in enumerate(names)}
+        return self._numbers
+
     def _plan(self, listing: Listing, videos: list[SourceVideo]) -> list[list[Job]]:
         threads, shard_videos = self._threads, self._shard_videos
         return make_plan(self._store, self._meta, listing, videos, threads=threads, shard_videos=shard_videos).jobs
@@ -117,10 +126,6 @@ class Kept:
             except OSError:  # another file system, or one without links
                 shutil.copyfile(self._folder / f"{number:08d}.mp4", file)
         stage(staging, row, None)
-
-
-def _numbers(listing: Listing) -> dict[str, int]:
-    return {video.id: number for number, video in enumerate(as_if_there(listing).videos)}
 
 
 def _statuses(table: pa.Table) -> dict[str, str]:

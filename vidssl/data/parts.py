@@ -11,8 +11,9 @@ for it), and what is there is known only when the last archive has been seen. Th
    store is that of `prepare --source` on the same archives.
 
 Below `$VIDSSL_HOME/downloads/NAME` lie `source` (tables, and the members of every archive that was seen,
-`member_lists.py`), `lists` (of addresses), `kept` (transcoded videos) and `arriving` (archives: the one in work and the
-one after it, together at most --max-disk). An archive is done when its members are known and it is deleted.
+`member_lists.py`), `lists` (of addresses), `kept` (transcoded videos), `look` (what one archive shows to a reader) and
+`arriving` (archives: the one in work and the one after it, together at most --max-disk). An archive is done when its
+members are known and it is deleted.
 """
 
 from __future__ import annotations
@@ -29,23 +30,23 @@ from ..engine.progress import Meter, Reporter
 from ..errors import DataError
 from ..home import home, stores_dir
 from .addresses import Public, check_mirror, public_of, rebased
-from .archive_formats import is_damage
-from .archives import read_contents, stream
+from .archives import read_contents
 from .arrivals import Archive, Arrivals
 from .datasets import DATASETS
 from .download import fetch
+from .feeder import Feeder
 from .kept import Kept, as_if_there
 from .lock import locked
-from .member_lists import write_members
+from .member_lists import list_of, write_members
 from .pool import Died, WorkerPool
 from .prep import prepare
 from .prep_checks import cannot_write, check_same_settings, check_settings
 from .prep_plan import choose
 from .prep_summary import PrepSummary
-from .sources import Listing, SourceFile
+from .sources import Listing
 from .store import StoreMeta
 from .subset_lists import training_part
-from .work import Job, NotWritten, process, readable_sha256
+from .work import NotWritten, process
 
 _RESERVE = 1.05
 
@@ -121,7 +122,7 @@ class _Flow:
         workers: int,
         progress: Reporter,
     ) -> None:
-        self._source, self._lists = folder / "source", folder / "lists"
+        self._source, self._lists, self._look = folder / "source", folder / "lists", folder / "look"
         self._read = DATASETS.get(dataset)
         self._public, self._mirror = public, mirror
         self._subset, self._workers, self._progress = subset, workers, progress
@@ -131,15 +132,18 @@ class _Flow:
 
         Raises DataError, EnvironmentProblem, ConfigError, OSError.
         """
+        shutil.rmtree(self._look, ignore_errors=True)
         for address in self._public.tables:
-            fetch(rebased(address, self._public, self._mirror), _made(self._source / address))
+            table = fetch(rebased(address, self._public, self._mirror), _made(self._source / address))
+            shutil.copyfile(table, _made(self._look / address))
         archives = list(self._archives(arrivals.folder))
         arrivals.tidy(archives)
-        self._work_through([archive for archive in archives if not archive.done], None, kept, arrivals)
-        while lacking := kept.hand_over(self._listing(), self._subset):
+        self._work_through([archive for archive in archives if not archive.done], archives[0], None, kept, arrivals)
+        while lacking := kept.hand_over(self._read(self._source, None), self._subset):
             again = [archive for archive in archives if archive.stand_for in lacking.values()]
             self._progress.say(f"{len(lacking)} videos were not kept: {len(again)} archives come again for them")
-            self._work_through(again, set(lacking), kept, arrivals)
+            self._work_through(again, archives[0], set(lacking), kept, arrivals)
+        shutil.rmtree(self._look)
 
     def _archives(self, arriving: Path) -> Iterator[Archive]:
         for part in self._public.parts:
@@ -150,14 +154,14 @@ class _Flow:
             for address in addresses:
                 name = address.rpartition("/")[2]
                 stand_for = _made(self._source / part.name / name)
-                yield Archive(rebased(address, self._public, self._mirror), arriving / f"{part.name}_{name}", stand_for)
+                yield Archive(
+                    rebased(address, self._public, self._mirror), _made(arriving / part.name / name), stand_for
+                )
 
-    def _listing(self) -> Listing:
-        listing: Listing = self._read(self._source, None)
-        return listing
-
-    def _work_through(self, archives: list[Archive], wanted: set[str] | None, kept: Kept, arrivals: Arrivals) -> None:
-        """Args: wanted: ids of the videos to keep, None while archives are unseen."""
+    def _work_through(
+        self, archives: list[Archive], first: Archive, wanted: set[str] | None, kept: Kept, arrivals: Arrivals
+    ) -> None:
+        """Args: first: of all archives. wanted: ids of the videos to keep, None while archives are unseen."""
         if not archives:
             return
         with (
@@ -170,27 +174,44 @@ class _Flow:
                 arrivals.make_room(archive, following)
                 coming.wait(archive, _beside(meter, place))
                 if not archive.seen:
-                    self._look_into(archive, arrivals)
-                listing = self._listing()
+                    self._note_members(archive, arrivals)
+                listing = self._listing_of(archive, first)
                 if wanted is None:
                     wanted = self._wanted_of(as_if_there(listing))
-                here = [v for v in listing.videos if v.id in wanted and v.file.path == archive.stand_for]
-                jobs = kept.jobs(listing, here)
+                jobs = kept.jobs(listing, [v for v in listing.videos if v.id in wanted and v.file.path == archive.file])
                 aside = (self._workers + 1) * max((job.video.file.stat()[0] for job in jobs), default=0)
                 arrivals.require(archive, aside)
                 for later in following:
                     coming.begin(later, aside)
-                for done, (job, result) in enumerate(pool.run(_unpacked(archive, jobs)), 1):
-                    if isinstance(result, Died):
-                        kept.reject(job, result.reason, readable_sha256(job.video.file.path))
-                    job.video.file.path.unlink()
-                    meter.update(place, f"{archive.file.name}: {done} of {len(jobs)} videos")
-                for job in kept.jobs(listing, here):
-                    kept.reject(job, "its archive is damaged where it lies", "")
+                with Feeder(jobs, self._workers + 1) as feeder:
+                    for done, (job, result) in enumerate(pool.run(feeder), 1):
+                        if isinstance(result, Died):
+                            kept.reject(job, result.reason)
+                        feeder.done(job)
+                        meter.update(place, f"{archive.file.name}: {done} of {len(jobs)} videos")
                 arrivals.forget(archive)
                 meter.update(place + 1)
 
-    def _look_into(self, archive: Archive, arrivals: Arrivals) -> None:
+    def _listing_of(self, archive: Archive, first: Archive) -> Listing:
+        """What the tables and one archive give, with the archive where it is.
+
+        All archives together would take seconds each time. The first one is always there: readers want some video, and
+        it goes before the others.
+        """
+        shutil.rmtree(self._look / "archives", ignore_errors=True)
+        places = {}
+        for one in {first, archive}:
+            place = _made(self._look / "archives" / one.stand_for.relative_to(self._source))
+            shutil.copyfile(list_of(one.stand_for), list_of(place))
+            places[place] = one.file
+        listing: Listing = self._read(self._look, None)
+        videos = [
+            replace(video, file=replace(video.file, path=places.get(video.file.path, video.file.path)))
+            for video in listing.videos
+        ]
+        return replace(listing, videos=videos)
+
+    def _note_members(self, archive: Archive, arrivals: Arrivals) -> None:
         """Notes what an archive holds. Raises DataError where that is nothing, and removes it then."""
         contents = read_contents(archive.file)
         for note in contents.notes:
@@ -216,24 +237,6 @@ class _Flow:
 
 def _beside(meter: Meter, done: int) -> Callable[[str], None]:
     return lambda text: meter.update(done, text)
-
-
-def _unpacked(archive: Archive, jobs: list[Job]) -> Iterator[Job]:
-    """Jobs with each video as a file of its own, in the order of the archive: made when a process is free for it."""
-    of_member = {job.video.file.member.name: job for job in jobs if job.video.file.member is not None}
-    for member, content in stream(archive.file, set(of_member)):
-        job = of_member[member.name]
-        file = archive.file.parent / f"video_{job.number:08d}"
-        try:
-            with file.open("wb") as out:
-                shutil.copyfileobj(content, out)
-        except Exception as error:
-            if not is_damage(error):
-                raise
-            file.unlink()
-            continue
-        os.utime(file, ns=(member.mtime_ns, member.mtime_ns))
-        yield replace(job, video=replace(job.video, file=SourceFile(job.video.file.id, file)))
 
 
 def _made(file: Path) -> Path:
