@@ -246,11 +246,12 @@ def open_source(source: Path, without: Path | None = None, archives: bool = True
     with readable(source):
         found = [source] if single else list(_files_below(source, without))
         on_disk = {_relative_id(path, root): path for path in found}
-        packed = {name: path for name, path in on_disk.items() if is_archive_name(path.name) and is_first_part(path)}
+        by_name = {name for name in on_disk if not is_video_name(name) and is_archive_name(name)}
+        packed = {name: path for name, path in on_disk.items() if name in by_name and is_first_part(path)}
         if not (archives or single):
             left = [f"archives that are left alone: {len(packed)} ({', '.join([*packed][:3])})"] if packed else []
             return SourceFiles(root, {n: SourceFile(n, path) for n, path in on_disk.items()}, list(packed), left)
-        files = {n: SourceFile(n, path) for n, path in on_disk.items() if not is_archive_name(path.name)}
+        files = {n: SourceFile(n, path) for n, path in on_disk.items() if n not in by_name}
         for name, path in on_disk.items():
             gone = archive_of(path)
             if gone is not None:  # it was downloaded, worked through and deleted
@@ -327,7 +328,7 @@ def _files_below(folder: Path, without: Path | None = None) -> Iterator[Path]:
 
 
 def is_video_name(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES
+    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
 
 
 def _relative_id(file: Path, source: Path) -> str:

@@ -34,8 +34,9 @@ def read(tables: dict[str, SourceFile]) -> Annotations:
     """Reads the tables "train", "test" and "vocab". Raises DataError."""
     made = Annotations(_classes(tables["vocab"]))
     for split in _PARTS:
+        table = str(tables[split])
         for number, row in enumerate(read_json(tables[split], list, _ADVICE), 1):
-            place = f"row {number} of {tables[split]}"
+            place = f"row {number} of {table}"
             name, label = (row.get("vid_name"), row.get("label")) if isinstance(row, dict) else (None, None)
             if not isinstance(name, str) or type(label) is not int or not 0 <= label < len(made.classes):
                 raise DataError(

@@ -56,9 +56,10 @@ def read(tables: dict[str, SourceFile]) -> Annotations:
     # a file that is called by its YouTube id alone can be meant only where one clip was cut from that video
     made.other_names = {youtube: names[0] for youtube, names in clips.items() if len(names) == 1}
     if "test" in tables:
+        table = tables["test"].name
         for _, name, youtube, _ in _rows(tables["test"], "test"):
             if youtube not in clips:
-                made.left_out[name] = made.left_out[youtube] = tables["test"].name
+                made.left_out[name] = made.left_out[youtube] = table
     made.classes = sorted({label for label, _ in made.videos.values()})
     if not made.videos:
         raise DataError(f"{_several(tables)} name no video. {_ADVICE}")
@@ -88,10 +89,11 @@ def _rows(table: SourceFile, role: str) -> Iterator[tuple[str, str, str, str]]:
             )
         at = [columns.index(column) for column in wanted[-3:]]
         label_at, split_at = (columns.index(c) if c in columns else None for c in ("label", "split"))
+        file = str(table)
         for fields in reader:
             if not fields:
                 continue
-            place = f"{table} line {reader.line_num}"
+            place = f"{file} line {reader.line_num}"
             if len(fields) != len(columns):
                 raise DataError(f"{place} has {len(fields)} fields, the first line {len(columns)}. {_ADVICE}")
             youtube, start, end = (fields[n] for n in at)

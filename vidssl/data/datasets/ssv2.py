@@ -37,20 +37,22 @@ def read(tables: dict[str, SourceFile]) -> Annotations:
     made = Annotations(_classes(tables["labels"]))
     known = set(made.classes)
     for role, split in _OURS.items():
+        table = str(tables[role])
         for number, row in enumerate(read_json(tables[role], list, _ADVICE), 1):
             template = row.get("template") if isinstance(row, dict) else None
             label = template.translate(_BRACKETS) if isinstance(template, str) else None
             if label not in known:
                 raise DataError(
-                    f"row {number} of {tables[role]} has the template {template!r}, which is no class of "
+                    f"row {number} of {table} has the template {template!r}, which is no class of "
                     f"{tables['labels'].name}. {_ADVICE}"
                 )
-            made.add(_id(row), label, split, f"row {number} of {tables[role]}")
+            made.add(_id(row), label, split, f"row {number} of {table}")
     if "test" in tables:
+        table = tables["test"].name
         for row in read_json(tables["test"], list, _ADVICE):
             name = _id(row) if isinstance(row, dict) else ""
             if name not in made.videos:
-                made.left_out[name] = tables["test"].name
+                made.left_out[name] = table
     return made
 
 
