@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from .prepared import manifest as read_manifest
 from .prepared import prep as run_prep
 
 PROGRAM = """
-import resource, signal, sys, time
+import os, resource, signal, sys, time
 from pathlib import Path
 from vidssl.data import work
 from vidssl.data.prep import prepare
@@ -36,7 +37,7 @@ from vidssl.errors import VidsslError
 
 def slowly(*words, real=work.stage):
     done = real(*words)
-    time.sleep(0.2)  # else these videos are all done before a signal arrives
+    time.sleep(float(os.environ.get("SLOWLY", 0.2)))  # else these videos are all done before a signal arrives
     return done
 
 work.stage = slowly  # here, where the spawned workers see it too
@@ -84,9 +85,9 @@ def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return hashes(store)
 
 
-def start(program: Path, *arguments: Any) -> subprocess.Popen[str]:
+def start(program: Path, *arguments: Any, **options: Any) -> subprocess.Popen[str]:
     command = [sys.executable, str(program), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
 def finish(running: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -125,6 +126,34 @@ def test_killed_at_random_moments(
     code, _, err = finish(start(program, source, store))
     assert code == 0, err
     assert hashes(store) == undisturbed
+
+
+@pytest.mark.slow
+def test_killed_with_its_workers_at_20_moments(
+    source: Path, program: Path, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    """Any moment from its start to its end, as when a machine goes down; a store that gets finished is compared."""
+    alone = {"start_new_session": True, "env": {**os.environ, "SLOWLY": "0.03"}}
+    moments, begun = random.Random(0), time.monotonic()
+    assert finish(start(program, source, tmp_path / "timed", **alone))[0] == 0
+    whole = time.monotonic() - begun
+    stores = [tmp_path / "store 0"]
+    kills = 0
+    while kills < 20:
+        running = start(program, source, stores[-1], **alone)
+        time.sleep(moments.uniform(0.25, 1) * whole)
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+        code, _, err = finish(running)
+        kills += code == -signal.SIGKILL
+        if code == 0:
+            stores.append(tmp_path / f"store {len(stores)}")
+        else:
+            assert code == -signal.SIGKILL, err
+    for store in stores:
+        code, _, err = finish(start(program, source, store, **alone))
+        assert code == 0, err
+        assert hashes(store) == undisturbed
 
 
 class Crash(BaseException):

@@ -150,6 +150,9 @@ def process(job: Job) -> dict[str, Any]:
     """
     row = new_row(job.number, job.video, job.revision)
     made, digest = transcode_job(job)
+    if not job.video.problem and job.video.file.stat() != (row["bytes"], row["mtime_ns"]):
+        # without a digest the next prep looks at it again, even where a copying program sets the old time afterwards
+        made, digest = Transcoded("rejected", "it changed or went away while it was read"), ""
     row |= finished(made, digest)
     parent = multiprocessing.parent_process()
     if parent is not None and os.getppid() != parent.pid:
