@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from tests.media import moving_square, write_video
 from vidssl.cli import app
 from vidssl.data import catalog, prep, prep_work, subset_lists
+from vidssl.data.prep_plan import PrepPlan, choose
 from vidssl.data.sources import Listing, Named, SourceFile, SourceVideo
 from vidssl.data.store import open_store
 from vidssl.data.subset_lists import read_list, subset_report, write_lists
@@ -25,7 +27,7 @@ from .official import write_k400
 from .prepared import hashes, manifest
 from .prepared import prep as prepared
 
-CLASSES = {"a dance": 6, "b run": 2, "c swim": 5}
+CLASSES = {"a dance": 7, "b run": 2, "c swim": 6}
 ROWS = [(label, f"{label[0]}{n:010d}", 0, 10, "train") for label, count in CLASSES.items() for n in range(count)]
 ROWS += [("a dance", f"t{0:010d}", 0, 10, "val")]
 NAMES = {f"{video}_000000_000010": (label, split) for label, video, _, _, split in ROWS}
@@ -54,8 +56,9 @@ def expected_order(names: set[str]) -> list[str]:
 INCREMENT = 0x9E3779B97F4A7C15
 WHOLE = expected_order(set(NAMES))
 MISSING = next(name for name in WHOLE if name.startswith("a"))  # the first of their classes: they would be taken
-DAMAGED = next(name for name in WHOLE if name.startswith("c"))
-USABLE = expected_order({*NAMES} - {MISSING, DAMAGED})
+# two of "c swim", the second of which stands in for the first, and the next of "a dance"
+DAMAGED = [name for name in WHOLE if name.startswith("c")][:2] + [name for name in WHOLE if name.startswith("a")][1:2]
+USABLE = expected_order({*NAMES} - {MISSING, *DAMAGED})
 
 
 class OneByOne:
@@ -84,10 +87,10 @@ def no_processes() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Thirteen training videos, of which one is missing and one is damaged, and one test video. Read only."""
+    """Fifteen training videos, of which one is missing and three are damaged, and one test video. Read only."""
     source = write_k400(tmp_path_factory.mktemp("k400") / "source", ROWS)
     for number, name in enumerate(NAMES):
-        if name == DAMAGED:
+        if name in DAMAGED:
             (source / f"{name}.mp4").write_text("not found")
         elif name != MISSING:
             write_video(source / f"train/{name}.mp4", moving_square(9 + number, phase=number))
@@ -115,9 +118,9 @@ def test_the_next_of_their_class_stand_in_for_missing_and_damaged(stores: dict[s
     store = open_store(stores["6"])
     assert set(store.ids) == {*USABLE[:6], f"t{0:010d}_000000_000010"}
     rows = manifest(stores["6"])
-    assert set(rows) == {*store.ids, DAMAGED}  # what is missing has no row
+    assert set(rows) == {*store.ids, *DAMAGED}  # what is missing has no row
     report = said(stores, 6)
-    assert (report["videos"], report["ok"], report["rejected"], report["skipped"]) == (8, 7, 1, 0)
+    assert (report["videos"], report["ok"], report["rejected"], report["skipped"]) == (10, 7, 3, 0)
     assert report["missing"] == 1
     assert report["subset"] == {
         "size": 6, "videos": 6, "classes": 3, "short": {}, "from_others": 0, "text": "3 classes 2", "missing": 1,
@@ -133,7 +136,7 @@ def test_growing_only_adds_and_leaves_smaller_lists(stores: dict[str, Path]) -> 
     for size in ("9", "None"):
         assert (lists[size] / "6.txt").read_bytes() == (lists["6"] / "6.txt").read_bytes()
     assert (lists["9"] / "9.txt").read_bytes().startswith((lists["9"] / "6.txt").read_bytes())
-    assert [said(stores, size)["skipped"] for size in (9, None)] == [8, 11]
+    assert [said(stores, size)["skipped"] for size in (9, None)] == [10, 13]
     small, grown = hashes(stores["6"], "shards"), hashes(stores["9"], "shards")
     assert {name: grown[name] for name in small} == small
     # three of each are due, and "b run" has two
@@ -158,39 +161,41 @@ def test_a_video_that_turns_up_takes_its_place(source: Path, stores: dict[str, P
     write_video(complete / f"{MISSING}.mp4", moving_square(9))
     shutil.rmtree(complete / "extra")
     summary = prepared(complete, store, name="k400", dataset="k400", subset=6, shard_videos=4)
-    assert read_list(store / "subsets/6.txt") == expected_order({*NAMES} - {DAMAGED})[:6]
+    assert read_list(store / "subsets/6.txt") == expected_order({*NAMES} - {*DAMAGED})[:6]
     assert summary.missing == 0
     assert not (store / "missing.txt").exists()
     assert not (store / "unlisted.txt").exists()
 
 
-def test_broken_off_between_the_rounds_it_ends_the_same(
-    source: Path, stores: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_broken_off_after_every_shard_it_ends_the_same(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work, store = prep.work, tmp_path / "store"
-    calls: list[int] = []
+    whole, store = tmp_path / "whole", tmp_path / "store"
+    settings: dict[str, Any] = {"name": "k400", "dataset": "k400", "subset": 6, "shard_videos": 1}
+    prepared(source, whole, **settings)
+    work = prep.work
 
-    def broken_off(*arguments: Any, **options: Any) -> None:
-        calls.append(1)
-        work(*arguments, **options)
-        raise KeyboardInterrupt
+    def one_shard(store: Path, plan: PrepPlan, *arguments: Any, **options: Any) -> None:
+        if plan.jobs:
+            work(store, replace(plan, jobs=plan.jobs[:1]), *arguments, **options)
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(prep, "work", broken_off)
-    for _ in range(2):  # after the first round, and after the second
+    monkeypatch.setattr(prep, "work", one_shard)
+    breaks = len(list((whole / "shards").glob("*.tar")))
+    for _ in range(breaks):
         with pytest.raises(KeyboardInterrupt):
-            prepared(source, store, name="k400", dataset="k400", subset=6, shard_videos=4)
-    monkeypatch.setattr(prep, "work", work)
-    prepared(source, store, name="k400", dataset="k400", subset=6, shard_videos=4)
-    assert len(calls) == 2
-    assert hashes(store) == hashes(stores["6"])
+            prepared(source, store, **settings)
+    prepared(source, store, **settings)
+    assert breaks > 7  # in three rounds
+    assert hashes(store) == hashes(whole)
 
 
 def test_a_subset_that_cannot_be_full(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"has 12 training videos \(1 more are named by its tables and missing\)"):
-        prepared(source, tmp_path / "store", dataset="k400", subset=13)
-    summary = prepared(source, tmp_path / "store", dataset="k400", subset=12)
+    with pytest.raises(ConfigError, match=r"has 14 training videos \(1 more are named by its tables and missing\)"):
+        prepared(source, tmp_path / "store", dataset="k400", subset=15)
+    summary = prepared(source, tmp_path / "store", dataset="k400", subset=14)
     assert not (tmp_path / "store/subsets").exists()
-    assert "subset 12 is not full: only 11 of its videos can be used" in summary.notes()
+    assert "subset 14 is not full: only 11 of its videos can be used" in summary.notes()
 
 
 def test_standard_sizes_that_fit_have_lists(
@@ -230,3 +235,15 @@ def test_a_report_counts_missing_classes(tmp_path: Path) -> None:
     report = subset_report(listing, {"x0", "x1", "x2", "x3"}, 4)
     assert report["text"] == "1 class 4, 1 class 0; 2 taken from other classes"
     assert (report["short"], report["missing"]) == ({"y": [0, 2]}, 2)
+
+
+def test_videos_with_a_problem_are_no_candidates(tmp_path: Path) -> None:
+    """Those of UCF101, HMDB51 and one's own tables are in the listing, and have rows where everything is prepared."""
+    videos = [SourceVideo(f"x{n}", SourceFile("", tmp_path), "x", "train") for n in range(6)]
+    first, *_ = choose(Listing(videos), 1)
+    lacking = Listing([replace(v, problem="missing") if v is first else v for v in videos])
+    assert len(choose(lacking, 5)) == 5
+    assert first.id not in {video.id for video in choose(lacking, 5)}
+    assert len(choose(lacking, None)) == 6
+    with pytest.raises(ConfigError, match=r"5 training videos \(1 more"):
+        choose(lacking, 6)
