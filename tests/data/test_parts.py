@@ -22,6 +22,7 @@ from tests.media import moving_square, write_video
 from vidssl.data import download, parts, prep_work
 from vidssl.data.parts import prepare_downloaded
 from vidssl.data.prep_summary import PrepSummary
+from vidssl.data.work import Job, process
 from vidssl.engine.progress import Reporter
 from vidssl.errors import ConfigError, DataError, EnvironmentProblem
 
@@ -54,7 +55,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part, numbers in TRAIN.items():
         # one of the official parts was a plain tar under its name, with the folders of its maker
         mode, below = ("w", "home/maker/train/") if part == "part_1.tar.gz" else ("w:gz", "./")
-        _pack(web / "train" / part, mode, {f"{below}{clip(n)}.mp4": videos[n].read_bytes() for n in numbers})
+        content = {f"{below}{clip(n)}.mp4": videos[n].read_bytes() for n in numbers}
+        content[f"{below}notes"] = random.Random(part).randbytes(60_000)  # so that no two of them fit where one must
+        _pack(web / "train" / part, mode, content)
     _pack(web / "val" / "part_0.tar.gz", "w:gz", {f"./{clip(n)}.mp4": videos[n].read_bytes() for n in TESTS})
     cut = videos[REPLACED].read_bytes()
     _pack(
@@ -201,6 +204,29 @@ def test_cut_transfers_go_on(server: Server, home: Path, from_folder: Any) -> No
     assert hashes(home / "data" / "k400") == from_folder()
 
 
+def test_stopped_within_an_archive(
+    server: Server, home: Path, from_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worked_on: list[str] = []
+
+    def counted(job: Job) -> dict[str, Any]:
+        if len(worked_on) == 5:
+            worked_on.append("")
+            raise KeyboardInterrupt
+        worked_on.append(job.video.id)
+        return process(job)
+
+    monkeypatch.setattr(parts, "process", counted)
+    with pytest.raises(KeyboardInterrupt):
+        fetch_all(server)
+    before = bodies(server)
+    fetch_all(server)
+    worked_on.remove("")
+    assert sorted(worked_on) == [clip(n) for n in range(14) if n not in MISSING], "each video is done once"
+    assert len(bodies(server)) == len(set(bodies(server))) > len(before), "and each archive comes once"
+    assert hashes(home / "data" / "k400") == from_folder()
+
+
 @pytest.mark.parametrize("subset", [None, 4])
 def test_missing_part_is_told_and_the_rest_stays(
     subset: int | None, server: Server, home: Path, from_folder: Any
@@ -245,7 +271,7 @@ def test_archive_that_is_damaged_on_the_server(server: Server, home: Path, tmp_p
     """What can be read of it is taken, as from a folder of archives, and nothing comes again."""
     for part in ("part_0.tar.gz", "part_1.tar.gz"):  # the second is a plain tar
         file = server.folder / "train" / part
-        file.write_bytes(file.read_bytes()[:-3000])
+        file.write_bytes(file.read_bytes()[: -(60_000 + 3_000)])  # through a video
     fetch_all(server)
     assert len(bodies(server)) == len(set(bodies(server)))
     run_prep(server.folder, tmp_path / "archives", name="k400", dataset="k400")
@@ -274,6 +300,9 @@ def test_disk_is_bounded(
         return chunk
 
     monkeypatch.setattr(download, "_write", watched(download._write))
+    left = arriving / "train" / "part_2.tar.gz.part"  # of a run that was allowed more
+    left.parent.mkdir(parents=True)
+    left.write_bytes(bytes(most - 10))
     fetch_all(server, max_disk=most)
     assert max(sizes) <= max(seen) <= most
     assert hashes(home / "data" / "k400") == from_folder()
