@@ -2,6 +2,7 @@
 
     pyav            equal, bit for bit (h264, mjpeg, vp9)
     jpeg on mjpeg   another JPEG decoder: at most 8 grey levels apart anywhere, 1.3 on average (seen: 5 and 1.03)
+    ffcv on ffcv    as jpeg, whose frames it gives (`-m ffcv` runs it, where the extra ffcv is installed)
     dali            at most 48 apart, 2.5 on average (seen: 38 and 1.96, on 85x64 pixels full of coloured edges; 16 and
                     0.2 against jpeg on real video): it interpolates chroma, where libav repeats it
 
@@ -18,6 +19,7 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 
 import av
@@ -35,12 +37,14 @@ from vidssl.data.prep import prepare
 from vidssl.data.store import StoreMeta, video_key
 from vidssl.errors import DataError, EnvironmentProblem
 
+FFCV = ("ffcv",) if find_spec("ffcv") else ()
 LENGTHS = (41, 30, 17, 9, 8, 2, 1)  # frames of the videos: a part of a group, whole groups, a single frame
 CASES = {  # decoder and store -> largest and mean difference allowed
     ("pyav", "h264"): (0, 0.0),
     ("pyav", "mjpeg"): (0, 0.0),
     ("pyav", "vp9"): (0, 0.0),
     ("jpeg", "mjpeg"): (8, 1.3),
+    ("ffcv", "ffcv"): (8, 1.3),
     ("dali", "mjpeg"): (48, 2.5),
     ("dali", "vp9"): (48, 2.5),
 }
@@ -124,6 +128,10 @@ def _truth_of_packets(store: Store) -> list[np.ndarray]:
     return out
 
 
+def _marked(case: tuple[str, str]) -> object:
+    return pytest.param(case, id="-".join(case), marks=pytest.mark.ffcv if "ffcv" in case else ())
+
+
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Prepared]:
     root = tmp_path_factory.mktemp("stores")
@@ -136,11 +144,11 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Prepared]:
         padded = np.full((length, 64, 96, 3), 128, np.uint8)
         padded[:, :, :85] = frames[:, 20:84, 30:115]
         videos[f"c/{number}.mp4"] = list(padded)
-    for name in ("h264", "mjpeg"):
+    for name in ("h264", "mjpeg", *FFCV):
         prepare(source=root / "source", name=name, store_dir=root / name, short_side=64, format=name, workers=1)
     _write_vp9_store(root / "vp9", videos)
     out = {}
-    for name in ("h264", "mjpeg", "vp9"):
+    for name in ("h264", "mjpeg", "vp9", *FFCV):
         store = open_store(root / name)
         out[name] = Prepared(store, _truth_of_packets(store) if name == "vp9" else _truth_of_tar(store))
         assert sorted(store.frames.tolist()) == sorted(LENGTHS)
@@ -148,7 +156,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Prepared]:
     return out
 
 
-@pytest.fixture(params=CASES, ids="-".join)
+@pytest.fixture(params=[_marked(case) for case in CASES])
 def case(request: pytest.FixtureRequest, stores: dict[str, Prepared]) -> tuple[str, Prepared, Callable]:
     name, form = request.param
     largest, mean = CASES[request.param]
@@ -207,9 +215,9 @@ def test_a_decoder_answers_call_after_call(case):
     assert torch.equal(decoder.decode([ClipRequest(long, np.array([5, 6]))]), kept)
 
 
-@pytest.mark.parametrize("name", ["pyav", "jpeg"])
+@pytest.mark.parametrize("name", ["pyav", "jpeg", pytest.param("ffcv", marks=pytest.mark.ffcv)])
 def test_memory_of_a_batch_is_used_again_only_when_no_view_of_it_is_left(name, stores):
-    prepared = stores["mjpeg"]
+    prepared = stores["ffcv" if name == "ffcv" else "mjpeg"]
     decoder = open_decoder(name, prepared.store, threads=1)
     long = _row(prepared.store, 41)
 
@@ -254,6 +262,8 @@ def _copy(prepared: Prepared, path: Path) -> Path:
 
 def test_a_cut_shard_is_one_clear_error(case, tmp_path):
     name, prepared, _ = case
+    if name == "ffcv":
+        pytest.skip("reads no shard; its own file is cut in test_ffcv.py")
     shard = _copy(prepared, tmp_path / "cut")
     row = int(np.argmax(prepared.store._offset))
     with open(shard, "r+b") as file:

@@ -16,14 +16,16 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 
 from ..engine.progress import Reporter
 from ..errors import DataError
 from ..home import stores_dir
+from .cluster import work_on_cluster
+from .cluster_job import take_over
 from .datasets import DATASETS
 from .files import remove_temporaries
 from .lock import locked
@@ -32,6 +34,7 @@ from .prep_checks import cannot_write, check_same_settings, check_settings
 from .prep_plan import choose, make_plan, rounds
 from .prep_summary import PrepSummary, begin_summary, estimate, held, sum_up
 from .prep_work import work
+from .schedulers import check_cluster
 from .sources import Listing, split_sizes
 from .store import StoreMeta
 from .subset_lists import write_lists
@@ -52,6 +55,9 @@ def prepare(
     progress: Reporter | None = None,
     shard_videos: int = 512,
     dataset: str = "folder",
+    cluster: str | None = None,
+    jobs: int | None = None,
+    slurm: Mapping[str, str] | None = None,
 ) -> PrepSummary:
     """Prepares a source, or goes on with it.
 
@@ -64,11 +70,14 @@ def prepare(
             says how much is there): to measure on all of them, prepare everything.
         short_side: height of the stored picture in pixels; its width is 4/3 of it.
         fit: "cover" (cut to shape) or "squash".
-        format: "h264" or "mjpeg".
+        format: "h264", "mjpeg", or "ffcv": "mjpeg" and an ffcv file of it (`beton.py`).
         workers: processes, by default one a processor.
         dry_run: count and estimate, write nothing.
         shard_videos: source files of a shard.
         dataset: how the source is laid out (`vidssl list data`).
+        cluster: "slurm" or "local" (jobs in processes of this machine); by default no jobs, a pool of this process.
+        jobs: how many of them at once.
+        slurm: parameters of the jobs by submitit's names (`schedulers.SLURM_OPTIONS`).
 
     Raises:
         DataError, ConfigError: a wrong source, setting or store; what is on disk stays as it is.
@@ -77,10 +86,12 @@ def prepare(
     """
     begun = time.monotonic()
     progress = progress or Reporter()
-    gop, codec = (8, "h264") if format == "h264" else (1, format)
+    gop, codec = (8, "h264") if format == "h264" else (1, "mjpeg")
     meta = StoreMeta(name, format, fit, short_side, gop, codec)
     check_settings(meta, workers, shard_videos)
-    workers = workers or len(os.sched_getaffinity(0))
+    check_cluster(cluster, jobs, slurm)
+    beton = _ffcv_writer() if format == "ffcv" else None
+    job_workers, workers = workers, workers or len(os.sched_getaffinity(0))
     source, store = Path(source), Path(store_dir) if store_dir else stores_dir() / name
     check_same_settings(store, meta)
     listing: Listing = DATASETS.get(dataset)(source, store)
@@ -99,15 +110,21 @@ def prepare(
             for folder in ("shards", "staging"):
                 (store / folder).mkdir(exist_ok=True)
                 remove_temporaries(store / folder)
+            take_over(store)
             plans = []
             for plan in rounds(store, meta, listing, subset, threads=workers, shard_videos=shard_videos):
                 if not (store / "store.json").exists():
                     write_meta(store, plan.meta)  # later class names come with the index that uses them, in the merge
-                work(store, plan, workers, progress)
+                if cluster is None:
+                    work(store, plan, workers, progress)
+                else:
+                    work_on_cluster(store, plan, cluster, job_workers, progress, jobs=jobs, slurm=slurm)
                 plans.append(plan)
             shutil.rmtree(store / "staging")
             manifest = merge(store, plans[-1].meta)
             write_lists(store, listing, subset)
+            if beton is not None:
+                beton.write(store, progress)
     except NotWritten as error:
         raise cannot_write(store, error) from error
     except OSError as error:
@@ -125,6 +142,12 @@ def prepare(
             "gives the reason for each. Check the download, or give another --source."
         )
     return summary
+
+
+def _ffcv_writer() -> ModuleType:
+    from .decode.ffcv import import_beton  # torch comes with it, which nothing else here needs
+
+    return import_beton("--format ffcv")
 
 
 @contextmanager

@@ -119,7 +119,7 @@ def make_plan(
     rows = current_rows(store)
     known = read_meta(store).label_names if (store / "store.json").exists() else {}
     meta = replace(meta, label_names=label_names(rows.table, listing, known))
-    recipe = Recipe(meta.format, meta.fit, meta.picture, meta.coded, meta.gop)
+    recipe = Recipe(meta.codec, meta.fit, meta.picture, meta.coded, meta.gop)
     done = _Done(rows, store)
     answers = done.have(chosen, threads)
     to_do = [video for video, has in zip(chosen, answers, strict=True) if not has]

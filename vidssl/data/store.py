@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 
 from ..errors import DataError, unknown_name
 
-FORMATS = ("h264", "mjpeg")
+FORMATS = ("h264", "mjpeg", "ffcv")
 FITS = ("cover", "squash")
 STORE_VERSION = 1
 FIRST_SPLIT = "1"
@@ -151,7 +151,7 @@ class Store:
         """A hash that changes when a video does: ids, lengths and the size of every packet."""
         digest = hashlib.sha256("\n".join(self.ids).encode())
         for array in (self.frames, self._sizes):
-            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
 
     def labels_fingerprint(self) -> str:

@@ -18,6 +18,7 @@ DECODERS = Registry(
     "vidssl.decoders",
     {
         "dali": "vidssl.data.decode.dali:DaliDecoder",
+        "ffcv": "vidssl.data.decode.ffcv:FfcvDecoder",
         "jpeg": "vidssl.data.decode.jpeg:JpegDecoder",
         "pyav": "vidssl.data.decode.pyav:PyAVDecoder",
     },

@@ -20,14 +20,11 @@ from ..store import ClipSlice, Store
 from .base import ClipRequest, Decoder
 
 
-class HostDecoder(Decoder):
+class ThreadedDecoder(Decoder):
     """Decodes clips in threads. A subclass says what a thread keeps and how one clip is made."""
-
-    codecs: tuple[str, ...]
 
     def __init__(self, store: Store, device: torch.device, threads: int) -> None:
         super().__init__(store, device, threads)
-        check_codec(self.name, self.codecs, store)
         self._buffers = _Buffers()
         self._workers = [self._new_worker() for _ in range(threads)]
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=self.name) if threads > 1 else None
@@ -37,11 +34,8 @@ class HostDecoder(Decoder):
         """Codec context and scratch space of one thread."""
 
     @abstractmethod
-    def _clip(self, worker: Any, clip: ClipSlice, rows: dict[int, list[int]], out_THWC: np.ndarray) -> None:
-        """Decodes one slice. `rows`: packet number in the slice -> rows of `out_THWC` it goes to, in no order.
-
-        Raises ValueError with the reason where the bytes cannot be decoded.
-        """
+    def _one(self, worker: Any, request: ClipRequest, out_THWC: np.ndarray) -> None:
+        """Answers one request. Raises DataError for damaged bytes, IndexError for frames the video does not have."""
 
     def decode(self, requests: Sequence[ClipRequest]) -> torch.Tensor:
         shape = clip_shape(requests, self.store)
@@ -71,6 +65,28 @@ class HostDecoder(Decoder):
                 done.result()
         return frames.to(self.device, non_blocking=True)
 
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._workers.clear()
+
+
+class HostDecoder(ThreadedDecoder):
+    """Decodes slices of shards. A subclass says how one slice becomes frames."""
+
+    codecs: tuple[str, ...]
+
+    def __init__(self, store: Store, device: torch.device, threads: int) -> None:
+        check_codec(self.name, self.codecs, store)
+        super().__init__(store, device, threads)
+
+    @abstractmethod
+    def _clip(self, worker: Any, clip: ClipSlice, rows: dict[int, list[int]], out_THWC: np.ndarray) -> None:
+        """Decodes one slice. `rows`: packet number in the slice -> rows of `out_THWC` it goes to, in no order.
+
+        Raises ValueError with the reason where the bytes cannot be decoded.
+        """
+
     def _one(self, worker: Any, request: ClipRequest, out_THWC: np.ndarray) -> None:
         clip = read_slice(self.store, request)
         rows: dict[int, list[int]] = {}
@@ -83,11 +99,6 @@ class HostDecoder(Decoder):
         for same in rows.values():
             for row in same[1:]:
                 out_THWC[row] = out_THWC[same[0]]
-
-    def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-        self._workers.clear()
 
 
 class _Buffers:
@@ -142,12 +153,17 @@ def clip_shape(requests: Sequence[ClipRequest], store: Store) -> tuple[int, int,
 
 def read_slice(store: Store, request: ClipRequest) -> ClipSlice:
     """The bytes a request needs. Raises DataError for a cut shard, IndexError for frames the video does not have."""
+    return store.read(request.video, *check_frames(store, request))
+
+
+def check_frames(store: Store, request: ClipRequest) -> tuple[int, int]:
+    """The first and the last frame of a request. Raises IndexError for frames the video does not have."""
     first, last = int(request.frame_indices.min()), int(request.frame_indices.max())
     if first < 0 or last >= store.frames[request.video]:
         raise IndexError(
             f"frames {first} to {last} of {store.ids[request.video]!r}, which has {store.frames[request.video]}"
         )
-    return store.read(request.video, first, last)
+    return first, last
 
 
 def undecodable(store: Store, video: int, reason: str) -> DataError:
