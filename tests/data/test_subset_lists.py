@@ -28,7 +28,11 @@ from .prepared import hashes, manifest
 from .prepared import prep as prepared
 
 CLASSES = {"a dance": 7, "b run": 2, "c swim": 6}
-ROWS = [(label, f"{label[0]}{n:010d}", 0, 10, "train") for label, count in CLASSES.items() for n in range(count)]
+# numbers such that in the second round of 6 the damaged one comes first: breaking off after it must change nothing
+FIRST = 30
+ROWS = [
+    (label, f"{label[0]}{FIRST + n:010d}", 0, 10, "train") for label, count in CLASSES.items() for n in range(count)
+]
 ROWS += [("a dance", f"t{0:010d}", 0, 10, "val")]
 NAMES = {f"{video}_000000_000010": (label, split) for label, video, _, _, split in ROWS}
 
@@ -56,8 +60,8 @@ def expected_order(names: set[str]) -> list[str]:
 INCREMENT = 0x9E3779B97F4A7C15
 WHOLE = expected_order(set(NAMES))
 MISSING = next(name for name in WHOLE if name.startswith("a"))  # the first of their classes: they would be taken
-# two of "c swim", the second of which stands in for the first, and the next of "a dance"
-DAMAGED = [name for name in WHOLE if name.startswith("c")][:2] + [name for name in WHOLE if name.startswith("a")][1:2]
+# the next of "a dance", and two of "c swim", of which the second stands in for the first
+DAMAGED = [name for name in WHOLE if name.startswith("a")][1:2] + [name for name in WHOLE if name.startswith("c")][:3:2]
 USABLE = expected_order({*NAMES} - {MISSING, *DAMAGED})
 
 
@@ -165,6 +169,17 @@ def test_a_video_that_turns_up_takes_its_place(source: Path, stores: dict[str, P
     assert summary.missing == 0
     assert not (store / "missing.txt").exists()
     assert not (store / "unlisted.txt").exists()
+
+
+def test_what_the_source_lost_and_the_store_holds_is_not_missing(
+    source: Path, stores: dict[str, Path], tmp_path: Path
+) -> None:
+    poorer, store = shutil.copytree(source, tmp_path / "source"), shutil.copytree(stores["6"], tmp_path / "store")
+    (poorer / f"train/{USABLE[0]}.mp4").unlink()
+    summary = prepared(poorer, store, name="k400", dataset="k400", subset=6, shard_videos=4)
+    assert summary.missing == 2
+    assert (store / "missing.txt").read_text() == f"{MISSING}\n"
+    assert read_list(store / "subsets/6.txt") == USABLE[:6]
 
 
 def test_broken_off_after_every_shard_it_ends_the_same(
