@@ -43,6 +43,7 @@ from .prep import prepare
 from .prep_checks import cannot_write, check_same_settings, check_settings
 from .prep_plan import choose
 from .prep_summary import PrepSummary
+from .rar import need_program
 from .sources import Listing
 from .store import StoreMeta
 from .subset_lists import training_part
@@ -137,6 +138,9 @@ class _Flow:
             table = fetch(rebased(address, self._public, self._mirror), _made(self._source / address))
             shutil.copyfile(table, _made(self._look / address))
         archives = list(self._archives(arrivals.folder))
+        for archive in archives:
+            if archive.file.suffix == ".rar" and not archive.done:
+                need_program(archive.file)  # rather now than when it has come
         arrivals.tidy(archives)
         self._work_through([archive for archive in archives if not archive.done], archives[0], None, kept, arrivals)
         while lacking := kept.hand_over(self._read(self._source, None), self._subset):
