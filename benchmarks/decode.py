@@ -19,6 +19,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,7 @@ def candidates(
         decoder("pyav", "mjpeg"),
         decoder("jpeg", "mjpeg"),
         decoder("dali", "mjpeg"),
+        *([decoder("ffcv", "ffcv", "the extra ffcv")] if "ffcv" in stores else []),
         Candidate("raw memmap", raw, "the ceiling: no decoding, 100 times the bytes"),
     ]
 
@@ -189,7 +191,7 @@ def main() -> int:
             source = folder / "embedded"
             embedded.render(source, workers=workers, num_train=4 if chosen.smoke else 48, num_test=0)
         stores, bytes_per_frame = {}, {}
-        for form in ("h264", "mjpeg"):
+        for form in ("h264", "mjpeg", *(["ffcv"] if find_spec("ffcv") else [])):
             prepare(source=source, name=form, store_dir=folder / form, format=form, fit="squash", workers=workers)
             stores[form] = open_store(folder / form)
             sizes = [stores[form].packet_sizes(row).mean() for row in range(len(stores[form]))]

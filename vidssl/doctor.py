@@ -16,6 +16,7 @@ _PARTS = {  # import name -> (distribution, what it is for, what happens without
     "av": ("av", "prep and the reference decoder", "nothing can be prepared"),
     "simplejpeg": ("simplejpeg", "decoder 'jpeg'", "mjpeg stores are read by 'pyav', slower"),
     "nvidia.dali": ("nvidia-dali-cuda130", "decoder 'dali', on the GPU", "'pyav' and 'jpeg' decode on the processor"),
+    "ffcv": ("ffcv", "format and decoder 'ffcv' (extra: vidssl[ffcv])", "'mjpeg' and 'jpeg' give the same frames"),
     "numba": ("numba", "plans of epochs, depthwise gradients, noise", "nothing trains"),
     "pyarrow": ("pyarrow", "manifests and indices", "no data set can be opened"),
     "matplotlib": ("matplotlib", "pictures", "no preview"),
