@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -13,10 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 
 from vidssl.data import work
+from vidssl.data.encode import Encoder
+from vidssl.data.picture import Recipe
 from vidssl.data.store import open_store
+from vidssl.data.transcode import transcode
 from vidssl.data.work import Job, process
 
 from .prepared import hashes, manifest, prep
@@ -193,3 +198,21 @@ def test_the_second_of_two_is_refused_and_the_first_goes_on(
     code, _, err = finish(first)
     assert code == 0, err
     assert hashes(store) == undisturbed
+
+
+# ---- memory
+
+
+def test_decoded_frames_do_not_wait_for_the_garbage_collector(tiny_source: Path) -> None:
+    """A worker that has seen a thousand videos, or one large one, is as small as at its first."""
+    recipe = Recipe("h264", "cover", (64, 48), (64, 48), 8)
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(3):
+            assert transcode(tiny_source / "left" / f"{number}.mp4", recipe).status == "ok"
+        waiting = [type(thing).__name__ for thing in gc.get_objects() if isinstance(thing, (av.VideoFrame, Encoder))]
+    finally:
+        gc.enable()
+    assert "Encoder" not in waiting
+    assert len(waiting) <= 3, waiting  # of each video the frame whose display matrix was read

@@ -39,9 +39,15 @@ class Encoder:
     """
 
     def __init__(self, recipe: Recipe, rate: Fraction) -> None:
-        self._buffer = io.BytesIO()
+        self._buffer = buffer = io.BytesIO()
         options = {"movflags": "faststart", "fflags": "+bitexact"}
-        self._out = av.open(self._buffer, "w", format="mp4", options=options, io_open=self._reopen)
+
+        def reopen(url: str, flags: int, options: dict) -> io.BytesIO:
+            # faststart reads the file back to move the index to its front: it gets a copy of what is written so far.
+            # No method: the container would then hold this object and this the container, until some later collection.
+            return io.BytesIO(buffer.getvalue())
+
+        self._out = av.open(buffer, "w", format="mp4", options=options, io_open=reopen)
         h264 = recipe.format == "h264"
         stream: Any = self._out.add_stream(
             "libx264" if h264 else "mjpeg", rate=rate, options=x264_options(recipe.gop) if h264 else _JPEG_OPTIONS
@@ -53,10 +59,6 @@ class Encoder:
         context.color_range, context.colorspace = (_LIMITED if h264 else _FULL), _BT601
         self._stream = stream
         self._frames = 0
-
-    def _reopen(self, url: str, flags: int, options: dict) -> io.BytesIO:
-        """faststart reads the file back to move the index to its front: it gets a copy of what is written so far."""
-        return io.BytesIO(self._buffer.getvalue())
 
     def add(self, frame: av.VideoFrame) -> None:
         frame.pict_type = 0  # or the encoder repeats the source's key frames
