@@ -127,11 +127,11 @@ def run(
 @app.command()
 def prep(
     dataset: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="DATASET", help="folder (your videos), k400, ucf101, hmdb51, ssv2, diving48 or embedded."
         ),
-    ],
+    ] = None,
     source: Annotated[
         Path | None,
         typer.Option(
@@ -155,9 +155,30 @@ def prep(
     ] = None,
     fit: Annotated[str, typer.Option(help="cover: scale and crop, keeps proportions. squash: scale only.")] = "cover",
     format: Annotated[
-        str, typer.Option(help="h264: small. mjpeg: five times larger, twice as fast to decode.")
+        str,
+        typer.Option(
+            help="h264: small. mjpeg: five times larger, twice as fast to decode. ffcv: mjpeg, and a .beton of it."
+        ),
     ] = "h264",
     workers: Annotated[int | None, typer.Option(help="Processes. Default: one a processor.")] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="slurm: shards as jobs of a cluster. local: as jobs of this machine.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="Jobs at once, with --cluster.")] = None,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="With --cluster slurm: partition=cpu, time=120 (minutes), cpus_per_task=8, mem=16G.",
+        ),
+    ] = None,
+    verify: Annotated[
+        str | None,
+        typer.Option(metavar="STORE", help="Read a prepared set (name or folder) again and check every byte. Alone."),
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="With --verify: what is bad is done again by the next prep.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count and estimate; write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on the last line.")] = False,
 ) -> None:
@@ -166,11 +187,18 @@ def prep(
     Every frame is decoded once. Files that do not decode whole are kept out and listed with the reason in
     manifest.parquet. Killed or interrupted, the same command goes on where it stopped.
     """
+    if verify is not None or dataset is None:
+        from .data.verify_verb import verify_verb
+
+        if not verify_verb(verify, repair, dataset, as_json):
+            raise typer.Exit(1)
+        return
     from .data.verb import prep_verb
 
     prep_verb(
         dataset, source, name, subset, short_side, fit, format, workers, dry_run, as_json,
-        download=download, mirror=mirror, max_disk=max_disk, yes=yes,
+        download=download, mirror=mirror, max_disk=max_disk, yes=yes, cluster=cluster, jobs=jobs, slurm=slurm,
+        repair=repair,
     )  # fmt: skip
 
 

@@ -1,7 +1,10 @@
 """`prep --cluster slurm|local`: the shards of a plan as jobs of a cluster.
 
-The submitting process cuts the plan into parts of whole shards, hands them out, waits, and moves what is finished into
-the store. What a job does, and why a repeated or forgotten one does no harm, stands in `cluster_job.py`.
+The submitting process cuts the plan into parts, hands them out, waits, and moves what is finished into the store. What
+a job does, and why a repeated or forgotten one does no harm, stands in `cluster_job.py`.
+
+A part is a whole shard. Where videos lie in archives that can only be read from their beginning it is an archive, so
+that each is read once: its videos belong to many shards, which the submitting process assembles at the end.
 
 A job that is over without having finished its part is handed out again: killed, out of time, failed, cancelled by
 somebody. Where the scheduler requeues it by itself it goes on where it was. Both count only while nothing comes of it:
@@ -25,8 +28,10 @@ from ..errors import EnvironmentProblem
 from .cluster_job import SUBMISSION, Part, collect, make_place, move_video, run_of
 from .manifest import SHARD_NAME, read_rows
 from .prep_plan import PrepPlan
+from .prep_work import work
 from .schedulers import MAX_ARRAY, RUNNING, Local, Slurm
 from .shards import MAX_SHARD_VIDEOS
+from .work import Job
 
 _FRUITLESS = 3
 _POLL_SECONDS = 15.0  # at most; more often in the beginning
@@ -93,7 +98,7 @@ def work_on_cluster(
             alive = scheduler.alive([one.job for one in handed])
             for one in _look(folder, handed, alive):
                 handed.remove(one)
-                if _has_all(one):
+                if one.part.is_done(one.place()):
                     collect(one.place(), store)
                     finished += one.videos
                     counts.update(_statuses(store, one.part))
@@ -104,22 +109,49 @@ def work_on_cluster(
                 _check_fruits(one, still_on=one in handed)
             shown = max(shown, finished + sum(one.done for one in (*handed, *waiting)))
             meter.update(shown, _note(counts, alive, handed, len(waiting)))
+    mixed, _ = _shards_by_kind(plan)
+    if mixed:
+        progress.say(f"assembling {len(mixed)} shards of videos from archives")
+        rest = replace(plan, chosen=[job.video for shard in mixed for job in shard], jobs=mixed, skipped=0)
+        work(store, rest, workers or 1, Reporter(quiet=True))
 
 
 def _cut(store: Path, folder: Path, plan: PrepPlan, workers: int | None) -> Iterator[_Handed]:
-    """Parts of whole shards, each with what an earlier prep left of it in staging."""
-    size = -(-len(plan.jobs) // MAX_ARRAY)
+    """The parts, each with what an earlier prep left of it in staging."""
+    mixed, whole = _shards_by_kind(plan)
+    size = -(-len(whole) // MAX_ARRAY)
+    cuts = [(whole[first : first + size], True) for first in range(0, len(whole), size or 1)]
+    archives: dict[Path, list[list[Job]]] = {}
+    for shard in mixed:
+        others = [job for job in shard if not _streamed(job)]
+        if others:
+            cuts.append(([others], False))
+        by_archive: dict[Path, list[Job]] = {}
+        for job in filter(_streamed, shard):
+            by_archive.setdefault(job.video.file.path, []).append(job)
+        for path, jobs in by_archive.items():
+            archives.setdefault(path, []).append(jobs)
+    cuts.extend((archives[path], False) for path in sorted(archives))
     staged = {int(row.stem): row for row in (store / "staging").glob("*.json")}
-    for number, first in enumerate(range(0, len(plan.jobs), size)):
-        shards = plan.jobs[first : first + size]
+    for number, (shards, is_whole) in enumerate(cuts):
         jobs = [job for shard in shards for job in shard]
-        chosen = [job.video for job in jobs]
-        part = Part(str(folder), f"{number:06d}", replace(plan, chosen=chosen, jobs=shards, skipped=0), workers)
+        part_plan = replace(plan, chosen=[job.video for job in jobs], jobs=shards, skipped=0)
+        part = Part(str(folder), f"{number:06d}", part_plan, workers, is_whole)
         place = make_place(folder, part.name)
         for job in jobs:
             if job.number in staged:
                 move_video(staged[job.number], place / "staging")
         yield _Handed(part, len(jobs))
+
+
+def _shards_by_kind(plan: PrepPlan) -> tuple[list[list[Job]], list[list[Job]]]:
+    """Shards with videos that can only be read as a stream, and those without."""
+    mixed = [shard for shard in plan.jobs if any(map(_streamed, shard))]
+    return mixed, [shard for shard in plan.jobs if not any(map(_streamed, shard))]
+
+
+def _streamed(job: Job) -> bool:
+    return job.video.file.in_stream and not job.video.problem
 
 
 def _hand_out(scheduler: Local | Slurm, waiting: deque[_Handed], handed: list[_Handed]) -> None:
@@ -165,10 +197,6 @@ def _count(one: _Handed) -> None:
     done += sum(int(name.partition(".")[0]) // MAX_SHARD_VIDEOS not in whole for name in staged)
     if done > one.done:
         one.done, one.best, one.failures = done, one.run, 0
-
-
-def _has_all(one: _Handed) -> bool:
-    return all(read_rows(one.place(), shard[0].shard) is not None for shard in one.part.plan.jobs)
 
 
 def _check_fruits(one: _Handed, still_on: bool) -> None:

@@ -35,19 +35,21 @@ _TAKEN = ".taken"
 
 @dataclass(frozen=True)
 class Part:
-    """What one job does: some whole shards of a plan. submitit calls it on the node.
+    """What one job does: some shards of a plan. submitit calls it on the node.
 
     Args:
         folder: of the submission, where `NAME.RUN` lies.
         name: of the part.
         plan: with the shards of this part only.
         workers: processes, by default one for each core that the job has.
+        whole: it has all videos of its shards and assembles them; else it leaves its videos in staging.
     """
 
     folder: str
     name: str
     plan: PrepPlan
     workers: int | None
+    whole: bool
 
     def __call__(self) -> str:
         """Returns what went wrong, "" where nothing did."""
@@ -77,7 +79,16 @@ class Part:
             remove_temporaries(place / name)
         staging = str(place / "staging")
         jobs = [[replace(job, staging=staging) for job in shard] for shard in left]
-        work(place, replace(self.plan, jobs=jobs), self.workers or _cores(), Reporter())
+        plan = replace(self.plan, jobs=jobs)
+        work(place, plan, self.workers or _cores(), Reporter(), assembled=self.whole)
+
+    def is_done(self, place: Path) -> bool:
+        """Whether everything of it is finished in a folder."""
+        if self.whole:
+            return all(read_rows(place, shard[0].shard) is not None for shard in self.plan.jobs)
+        return {int(row.stem) for row in place.glob("staging/*.json")} >= {
+            job.number for shard in self.plan.jobs for job in shard
+        }
 
 
 def make_place(folder: Path, name: str) -> Path:

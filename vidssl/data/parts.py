@@ -40,12 +40,11 @@ from .lock import locked
 from .member_lists import list_of, write_members
 from .pool import Died, WorkerPool
 from .prep import prepare
-from .prep_checks import cannot_write, check_same_settings, check_settings
+from .prep_checks import cannot_write, check_same_settings, check_settings, meta_for
 from .prep_plan import choose
 from .prep_summary import PrepSummary
 from .rar import need_program
 from .sources import Listing
-from .store import StoreMeta
 from .subset_lists import training_part
 from .work import NotWritten, process
 
@@ -79,7 +78,7 @@ def prepare_downloaded(
     if mirror is not None:
         check_mirror(mirror)
     store = store_dir or stores_dir() / name
-    meta = _meta(name, settings)
+    meta = meta_for(name, settings["format"], settings["fit"], settings["short_side"])
     check_settings(meta, workers, shard_videos)
     check_same_settings(store, meta)
     workers = workers or len(os.sched_getaffinity(0))
@@ -103,11 +102,6 @@ def prepare_downloaded(
         progress.say("stopped. What is finished is kept: the same command goes on from here.")
         raise
     return summary
-
-
-def _meta(name: str, settings: dict[str, Any]) -> StoreMeta:
-    gop, codec = (8, "h264") if settings["format"] == "h264" else (1, "mjpeg")
-    return StoreMeta(name, settings["format"], settings["fit"], settings["short_side"], gop, codec)
 
 
 class _Flow:

@@ -30,13 +30,12 @@ from .datasets import DATASETS
 from .files import remove_temporaries
 from .lock import locked
 from .manifest import merge, write_meta
-from .prep_checks import cannot_write, check_same_settings, check_settings
+from .prep_checks import cannot_write, check_same_settings, check_settings, meta_for
 from .prep_plan import choose, make_plan, rounds
 from .prep_summary import PrepSummary, begin_summary, estimate, held, sum_up
 from .prep_work import work
 from .schedulers import check_cluster
 from .sources import Listing, split_sizes
-from .store import StoreMeta
 from .subset_lists import write_lists
 from .work import NotWritten
 
@@ -86,8 +85,7 @@ def prepare(
     """
     begun = time.monotonic()
     progress = progress or Reporter()
-    gop, codec = (8, "h264") if format == "h264" else (1, "mjpeg")
-    meta = StoreMeta(name, format, fit, short_side, gop, codec)
+    meta = meta_for(name, format, fit, short_side)
     check_settings(meta, workers, shard_videos)
     check_cluster(cluster, jobs, slurm)
     beton = _ffcv_writer() if format == "ffcv" else None

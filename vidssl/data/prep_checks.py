@@ -15,6 +15,12 @@ SHORT_SIDES = (32, 1080)
 _OWN_NAMES = {".lock", "store.json", "shards", "staging"}
 
 
+def meta_for(name: str, format: str, fit: str, short_side: int) -> StoreMeta:
+    """What a new store of these settings holds; unchecked."""
+    gop, codec = (8, "h264") if format == "h264" else (1, "mjpeg")
+    return StoreMeta(name, format, fit, short_side, gop, codec)
+
+
 def check_settings(meta: StoreMeta, workers: int | None, shard_videos: int = 1) -> None:
     """Raises ConfigError for a setting that is not possible, with the legal ones."""
     name, format, fit, short_side = meta.name, meta.format, meta.fit, meta.short_side

@@ -38,6 +38,10 @@ def prep_verb(
     mirror: str | None,
     max_disk: str,
     yes: bool,
+    cluster: str | None,
+    jobs: int | None,
+    slurm: list[str] | None,
+    repair: bool,
 ) -> None:
     """Prepares a data set and shows what became of every file. Raises ConfigError, DataError, EnvironmentProblem."""
     size = None if subset in (None, "all") else parse_size(subset)
@@ -49,9 +53,15 @@ def prep_verb(
         raise ConfigError("--mirror says where to download from. Add --download, or leave it out.")
     if download and source is not None:
         raise ConfigError("--source reads what is here, --download fetches it: give one of the two.")
+    if repair:
+        raise ConfigError("--repair is for `vidssl prep --verify STORE --repair`. Leave it out.")
+    if cluster is not None and (download or dataset == "embedded"):
+        what = "--download transcodes what it fetches, where it fetches it" if download else "embedded takes a minute"
+        raise ConfigError(f"{what}: it has no use for --cluster. Leave that out.")
     from ..engine.progress import Reporter
     from . import catalog
     from .prep import prepare
+    from .schedulers import slurm_options
 
     reporter = Reporter()
     settings: dict[str, Any] = {
@@ -81,10 +91,12 @@ def prep_verb(
         if found is not None:
             if where:
                 reporter.say(f"source: {found} ({where})")
-            summary = prepare(source=found, **settings)
+            summary = prepare(source=found, cluster=cluster, jobs=jobs, slurm=slurm_options(slurm or []), **settings)
             if not dry_run:
                 remember(key, found)
         else:
+            if cluster is not None:
+                raise ConfigError(f"no source of {dataset} here: {where}. --cluster needs one: give --source DIR.")
             if not download:
                 _consent(settings, most, where, yes)
             elif dry_run:
