@@ -7,7 +7,11 @@ import gzip
 import io
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tarfile
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -220,6 +224,86 @@ def test_listing_is_kept(packed: Path, home: Path, monkeypatch: pytest.MonkeyPat
     for kept in home.rglob("*.json"):
         kept.write_text("{")
     assert list(open_source(packed).files) == ["only.mp4"]
+
+
+def test_dry_run_leaves_nothing(packed: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    summary = prep(packed, tmp_path / "store", dry_run=True)
+    assert summary.to_do == 5
+    assert summary.estimated_bytes > 0
+    assert not any((tmp_path / "temporary").iterdir())
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "zip"])
+def test_an_archive_that_goes_away_ends_prep(
+    kind: str, unpacked: Path, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its videos are not all rejected: when it is back, prep goes on."""
+    [(name, data)] = KINDS[kind](files_of(unpacked)).items()
+    archive, store = write(tmp_path / "source" / name, data), tmp_path / "store"
+
+    def removing(*words: Any) -> None:
+        archive.unlink()
+        real(*words)
+
+    with monkeypatch.context() as patch:
+        real = prep_work.work
+        patch.setattr("vidssl.data.prep.work", removing)
+        with pytest.raises(DataError, match=rf"{name} cannot be read any more: No such file"):
+            prep(archive.parent, store)
+    write(archive, data)
+    prep(archive.parent, store)
+    assert hashes(store) == expected
+
+
+def test_an_unwritable_home_is_no_matter(packed: Path, home: Path, expected: dict[str, str], tmp_path: Path) -> None:
+    home.write_text("no folder can be made here")
+    for skipped in (0, 5):
+        assert prep(packed, tmp_path / "store").skipped == skipped
+    assert hashes(tmp_path / "store") == expected
+
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from vidssl.data import work
+from vidssl.data.prep import prepare
+
+def slowly(*words, real=work.stage):
+    done = real(*words)
+    time.sleep(0.1)
+    return done
+
+work.stage = slowly  # here, where the spawned workers see it too
+
+if __name__ == "__main__":
+    source, store = map(Path, sys.argv[1:])
+    prepare(source=source, name="tried", store_dir=store, short_side=48, workers=2, shard_videos=2)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["tar.gz", "rars in rar"])
+def test_killed(kind: str, unpacked: Path, expected: dict[str, str], tmp_path: Path) -> None:
+    """SIGKILL at three moments, with processes of their own; the last run finishes."""
+    store, program = tmp_path / "store", write(tmp_path / "program.py", PROGRAM.encode())
+    [(name, data)] = KINDS[kind](files_of(unpacked)).items()
+    write(tmp_path / "source" / name, data)
+    command = [sys.executable, str(program), str(tmp_path / "source"), str(store)]
+    for wanted in (0, 1, 3):
+        running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while running.poll() is None and done_videos(store) < wanted + (not store.exists()):
+            time.sleep(0.005)
+        running.kill()
+        assert running.wait() == -signal.SIGKILL  # it was not finished yet
+    subprocess.run(command, check=True)
+    assert hashes(store) == expected
+
+
+def done_videos(store: Path) -> int:
+    return len(list((store / "staging").glob("*.json"))) + 2 * len(list((store / "shards").glob("*.parquet")))
 
 
 # ---- which file goes before which

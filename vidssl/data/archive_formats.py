@@ -1,8 +1,8 @@
 """What tar, zip and rar archives hold, entry by entry, in the order in which they lie there.
 
 Which kind an archive is, is read from its first bytes: parts and whole archives are often saved under another suffix.
-A tar that is not compressed, a zip, and a rar that is not solid let any entry be opened alone. All others can only be
-read from their beginning: an entry of theirs is opened while it is the current one, or not at all.
+Any entry of a zip or of a tar that is not compressed can be opened alone, and those of a rar that are not compressed.
+All others are read from the beginning of their archive: they are opened while they are the current one, or not at all.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def entries(path: Path) -> Iterator[Entry]:
     Raises:
         Damaged: it is no archive, cut, damaged or encrypted; after the last entry that can be known.
         OSError: it cannot be read.
-        EnvironmentProblem: no unpacker for a solid rar.
+        EnvironmentProblem: no unpacker for a compressed rar.
     """
     parts = open_parts(path)
     if parts is not None:
@@ -217,20 +217,19 @@ def _rar(path: Path) -> Iterator[Entry]:
     with archive:
         if archive.needs_password():
             raise Damaged(ENCRYPTED)
-        solid = archive.is_solid()
-        unpacked = rar.Solid(path, archive)
+        unpacker = rar.Unpacker(path, archive)
         try:
             for info in archive.infolist():
                 if info.is_dir():
                     continue
                 place = info.header_offset
                 yield Entry(
-                    _text(info.filename), info.file_size, rar.mtime_ns(info), place, None if solid else place,
-                    partial(unpacked.open, info) if solid else partial(rar.open_one, archive, info, path),
-                    info.is_file() and info.file_redir is None,
+                    _text(info.filename), info.file_size, rar.mtime_ns(info), place,
+                    place if rar.is_direct(archive, info) else None,
+                    partial(unpacker.open, info), info.is_file() and info.file_redir is None,
                 )  # fmt: skip
         finally:
-            unpacked.close()
+            unpacker.close()
         missing = rar.cut(path, archive)
         if missing:
             raise Damaged(missing)
@@ -245,7 +244,6 @@ def open_direct(path: Path, offset: int, size: int) -> IO[bytes]:
 
     Raises:
         OSError: the archive cannot be read. What `is_damage` knows, here or while reading: the content is damaged.
-        EnvironmentProblem: no unpacker for a rar.
     """
     with path.open("rb") as file:
         head = file.read(8)
@@ -254,7 +252,7 @@ def open_direct(path: Path, offset: int, size: int) -> IO[bytes]:
         return archive.open(infos[offset])
     if head.startswith(rar.MAGIC):
         packed, files = _rar_table(path, path.stat().st_mtime_ns)
-        return rar.open_one(packed, files[offset], path)
+        return packed.open(files[offset])
     return io.BufferedReader(_Window(path, offset, size), _CHUNK_BYTES)
 
 

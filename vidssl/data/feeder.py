@@ -18,6 +18,7 @@ from .archives import stream
 from .work import COPIES, Job, archive_gone, copy_content, cut_reason
 
 _END = object()
+_STOP_SECONDS = 3.0  # it may be far from the next video that is wanted; it copies nothing after that
 
 
 class Feeder:
@@ -55,7 +56,7 @@ class Feeder:
         self._stopped = True
         self._room.release()
         if self._by_archive:
-            self._thread.join()
+            self._thread.join(_STOP_SECONDS)
         while not self._ready.empty():
             job = self._ready.get()
             if isinstance(job, Job):

@@ -1,7 +1,8 @@
 """What a worker process does with one video: hash, transcode, leave the result in staging. Imports no torch.
 
 A video within an archive is copied out first, into staging. libav could read a stretch of a tar or a Python file, but
-it knows some formats by their file's name alone, and copying 1 MB costs 1 ms where transcoding it costs 500.
+it knows some formats by their file's name alone, and copying costs 0.5 to 2 ms of a processor's time where transcoding
+costs 200 (the 21 clips of ../shared/data/real, half a MB each, out of a rar, tar and zip).
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ def transcode_job(job: Job) -> tuple[Transcoded, str]:
     Raises:
         NotWritten: a member of an archive cannot be copied.
         DataError: its archive cannot be read.
-        EnvironmentProblem: no unpacker for its archive.
+        EnvironmentProblem: no unpacker for its archive; only of a job without its copy.
     """
     video = job.video
     if video.problem:
