@@ -19,6 +19,7 @@ import torch
 import vidssl.data
 from vidssl.data import ClipRequest, Store, open_decoder, open_store
 from vidssl.data.decode.auto import choose_decoder
+from vidssl.data.verify import verify
 from vidssl.engine.progress import Reporter
 from vidssl.errors import DataError, EnvironmentProblem
 
@@ -210,13 +211,29 @@ def test_damaged_bytes_name_video_and_frame_and_the_decoder_goes_on(where, copy,
     at = int(beton.open_beton(copy).metadata["f0"]["data_ptr"][bad])
     with open(copy / FILE, "r+b") as file:
         file.seek(at if where == "table" else at + 41 * 4 + int(store.packet_sizes(bad)[:3].sum()))
-        file.write(b"\xff" * (41 * 4 if where == "table" else 40))
+        # a table that points far behind the end of the file, in which nobody must look
+        file.write((2**30 + np.arange(41) * 100).astype("<u4").tobytes() if where == "table" else b"\xff" * 40)
     decoder = open_decoder("ffcv", open_store(copy), threads=2)
     frame = 0 if where == "table" else 3
     with pytest.raises(DataError, match=rf"^frame {frame} of '{store.ids[bad]}' .*Delete that file"):
         decoder.decode([ClipRequest(bad, np.array([0, 3])), ClipRequest(good, np.array([0, 4]))])
     wanted = open_decoder("jpeg", store).decode([ClipRequest(good, np.array([0, 4]))])
     assert torch.equal(decoder.decode([ClipRequest(good, np.array([0, 4]))]), wanted)
+
+
+@pytest.mark.ffcv
+def test_verify_reads_it_too(copy, store, beton):
+    assert not verify(copy).problems
+    at = int(beton.open_beton(copy).metadata["f0"]["data_ptr"][2])
+    with open(copy / FILE, "r+b") as file:
+        file.seek(at + 600)
+        byte = file.read(1)[0]
+        file.seek(at + 600)
+        file.write(bytes([byte ^ 1]))
+    (problem,) = verify(copy).problems[FILE]
+    assert problem.startswith(f"sample 2, {store.ids[2]}, is not what the shards hold")
+    (copy / FILE).unlink()
+    assert verify(copy).problems == {FILE: ["it is missing or cut, or holds what is not in the index"]}
 
 
 @pytest.mark.ffcv

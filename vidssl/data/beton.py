@@ -85,6 +85,30 @@ def write(store: Path, progress: Reporter) -> bool:
     return True
 
 
+def damage(store: Path) -> list[str]:
+    """What is wrong with the store's file, in words, held against shards and index that are good themselves."""
+    reader = open_beton(store)
+    if reader is None:
+        return ["it is missing or cut, or holds what is not in the index"]
+    field, videos, stored = reader.handlers["video"], open_store(store), np.memmap(store / FILE, np.uint8, "r")
+    wrong, expected = [], np.zeros(1, reader.metadata.dtype)
+    for video, entry in enumerate(reader.metadata):
+        start, size = int(entry["f0"]["data_ptr"]), int(entry["f0"]["size"])
+        room = stored[:0]
+
+        def malloc(size: int, start: int = start) -> tuple[int, np.ndarray]:
+            nonlocal room
+            room = np.empty(size, np.uint8)
+            return start, room
+
+        field.encode(expected["f0"], videos.read(video, 0, int(videos.frames[video]) - 1), malloc)
+        expected["f1"] = videos.labels[video]
+        if expected[0] != entry or not np.array_equal(room, stored[start : start + size]):
+            wrong.append(f"sample {video}, {videos.ids[video]}, is not what the shards hold: delete this file")
+    videos.close()
+    return wrong
+
+
 def _page_bytes(videos: Store) -> int:
     """The page size: ffcv's default, or the smallest power of two that holds the largest sample."""
     sizes = [sample_bytes(int(n), int(videos.packet_sizes(v).sum(dtype=np.int64))) for v, n in enumerate(videos.frames)]

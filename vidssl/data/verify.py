@@ -3,7 +3,7 @@
 1. Each shard against its own table (`verify_shard.py`).
 2. What was merged from the tables: manifest, index, packet arrays. The tables themselves are held by the checksums of
    their pages (stores of earlier versions have none there: two tables that differ still show it).
-3. The lists of subsets, against the index.
+3. The lists of subsets, against the index; a store's ffcv file against its shards, where those are good.
 
 Nothing is changed. `repair` puts what is bad back among what is to be done, and the next prep does it again.
 """
@@ -87,6 +87,7 @@ def verify(store: Path, progress: Reporter | None = None, repair: bool = False) 
 
     Raises:
         DataError: it is no store, or prep is at work on it.
+        EnvironmentProblem: it is a store of format ffcv, and ffcv is not installed.
         OSError: it cannot be read at all; with `repair`, it cannot be written.
     """
     begun = time.monotonic()
@@ -108,6 +109,12 @@ def verify(store: Path, progress: Reporter | None = None, repair: bool = False) 
                 found.problems |= seen.problems
         if rows.shards == set(numbers):  # else what follows from the tables must differ
             _check_merged(store, rows.table, meta, found)
+        if meta.format == "ffcv" and not found.problems:
+            from .decode.ffcv import import_beton  # torch comes with it, which nothing else here needs
+
+            beton = import_beton("checking a store of format ffcv")
+            for problem in beton.damage(store):
+                found.add(beton.FILE, problem)
         for shard in numbers if repair else []:
             if f"shards/{shard:06d}.tar" in found.problems:
                 found.put_back += put_back(store, shard, meta.gop)
