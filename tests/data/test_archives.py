@@ -145,6 +145,7 @@ def packed(unpacked: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_copies_are_few(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
     store, seen = tmp_path / "store", []
+    write(store / "staging" / ".copy-00000000-1.mp4", b"left by a killed process")
 
     def watching(job: work.Job) -> dict[str, Any]:
         time.sleep(0.1)  # the feeder gets as far ahead as it may
@@ -176,7 +177,6 @@ def test_crash_in_the_middle_of_a_stream(
     monkeypatch.setattr(prep_work, "process", crashing)
     with pytest.raises(Crash):
         prep(packed, store)
-    write(store / "staging" / ".copy-00000000-1.mp4", b"left by a killed process")
     prep(packed, store)
     assert len(done) == len(set(done)) == 6  # each of five videos once, and the crash
     assert done[:3] == ["deep/left/1.mp4", "deep/left/3.mp4", "deep/left/bad.mp4"]  # the archive's order
@@ -459,18 +459,35 @@ def test_a_broken_header_is_no_end(tmp_path: Path) -> None:
         assert "after 0.mp4 is not known" in opened.notes[0]
 
 
-def test_a_broken_member_does_not_spoil_the_others(unpacked: Path, tmp_path: Path) -> None:
-    """zip and rar have checksums."""
-    files = files_of(unpacked)
-    for kind in ("zip, stored", "rar"):
-        [(name, packed)] = KINDS[kind](files).items()
-        data = bytearray(packed)
-        data[packed.index(files["deep/left/1.mp4"]) + 100] ^= 0xFF
-        source, store = write(tmp_path / kind / name, bytes(data)).parent, tmp_path / f"store {kind}"
-        summary = prep(source, store)
-        assert (summary.ok, summary.rejected) == (3, 2)
-        reason = f"it cannot be read: its archive {name} is cut or damaged there"
-        assert manifest(store)["deep/left/1.mp4"]["reason"] == reason
+@pytest.mark.parametrize(
+    ("kind", "lost"),
+    [
+        ("zip, stored", ["deep/right/0.mp4"]),
+        ("rar", ["deep/right/0.mp4"]),
+        ("rars in rar", ["deep/right/0.mp4"]),
+        pytest.param("solid rar", ["deep/right/0.mp4", "deep/right/2.mp4"], marks=needs_unrar),
+    ],
+)
+def test_a_broken_member_does_not_spoil_the_others(kind: str, lost: list[str], unpacked: Path, tmp_path: Path) -> None:
+    """zip and rar have checksums. In a solid rar all that comes after is lost too."""
+    files, store = files_of(unpacked), tmp_path / "store"
+    [(name, packed)] = KINDS[kind](files).items()
+    data = bytearray(packed)
+    data[packed.index(files["deep/right/0.mp4"]) + 100] ^= 0xFF
+    prep(write(tmp_path / "source" / name, bytes(data)).parent, store)
+    reason = f"it cannot be read: its archive {name} is cut or damaged there"
+    assert sorted(path for path, row in manifest(store).items() if row["reason"] == reason) == lost
+
+
+def test_a_member_that_cannot_be_opened(unpacked: Path, tmp_path: Path) -> None:
+    """The header before its content is damaged; the archive is within another one and read in order."""
+    files, store = files_of(unpacked), tmp_path / "store"
+    data = bytearray(zip_bytes(files))
+    data[data.index(b"PK\3\4", 10)] ^= 0xFF
+    prep(write(tmp_path / "source" / "a.tgz", tar_bytes({"b.zip": bytes(data)}, "w:gz")).parent, store)
+    rows = manifest(store)
+    assert [path for path, row in rows.items() if "is cut or damaged there" in row["reason"]] == ["deep/left/3.mp4"]
+    assert len(rows) == 5
 
 
 def test_a_missing_part_is_named(unpacked: Path, tmp_path: Path) -> None:
