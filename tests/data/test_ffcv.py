@@ -207,12 +207,16 @@ def test_a_file_of_another_index_is_refused(copy, source, store):
 @pytest.mark.ffcv
 @pytest.mark.parametrize("where", ["table", "jpeg"])
 def test_damaged_bytes_name_video_and_frame_and_the_decoder_goes_on(where, copy, store, beton):
-    bad, good = (int(np.flatnonzero(store.frames == n)[0]) for n in (40, 30))
-    at = int(beton.open_beton(copy).metadata["f0"]["data_ptr"][bad])
+    bad, good = np.flatnonzero(store.frames >= 5)[:2].tolist()
+    start, sizes = beton.open_beton(copy).metadata["f0"]["data_ptr"].astype(int), store.packet_sizes(good)
     with open(copy / FILE, "r+b") as file:
-        file.seek(at if where == "table" else at + 41 * 4 + int(store.packet_sizes(bad)[:3].sum()))
-        # a table that points far behind the end of the file, in which nobody must look
-        file.write((2**30 + np.arange(41) * 100).astype("<u4").tobytes() if where == "table" else b"\xff" * 40)
+        if where == "table":  # frame 0 is where the next sample has its own
+            first = start[good] - start[bad] + 4 * (len(sizes) + 1)
+            file.seek(start[bad])
+            file.write(np.array([first, first + sizes[0]], "<u4").tobytes())
+        else:
+            file.seek(start[bad] + 4 * (store.frames[bad] + 1) + int(store.packet_sizes(bad)[:3].sum()))
+            file.write(b"\xff" * 40)
     decoder = open_decoder("ffcv", open_store(copy), threads=2)
     frame = 0 if where == "table" else 3
     with pytest.raises(DataError, match=rf"^frame {frame} of '{store.ids[bad]}' .*Delete that file"):
