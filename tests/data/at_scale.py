@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -104,14 +103,19 @@ def choose_all(listing: Listing) -> dict[int, set[str]]:
     return {size: {video.id for video in choose(listing, size)} & training for size in sizes}
 
 
+def _peak_mib() -> int:
+    """Of this program; `getrusage` would count what its parent had when it started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) // 1024
+
+
 def main(dataset: str, folder: Path) -> None:
     names = (folder / "names.txt").read_text().split("\n")
     begun, cpu = time.monotonic(), time.process_time()
     listing = list_given(dataset, folder, names) if names != [""] else READERS[dataset].list_videos(folder)
     choose_all(listing)
     used = {"seconds": round(time.monotonic() - begun, 2), "cpu_seconds": round(time.process_time() - cpu, 2)}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({**used, "peak_mib": round(peak), "videos": len(listing.videos)}))
+    print(json.dumps({**used, "peak_mib": _peak_mib(), "videos": len(listing.videos)}))
 
 
 if __name__ == "__main__":
