@@ -103,7 +103,7 @@ def choose_all(listing: Listing) -> dict[int, set[str]]:
     return {size: {video.id for video in choose(listing, size)} & training for size in sizes}
 
 
-def _peak_mib() -> int:
+def peak_mib() -> int:
     """Of this program; `getrusage` would count what its parent had when it started it."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) // 1024
@@ -115,7 +115,7 @@ def main(dataset: str, folder: Path) -> None:
     listing = list_given(dataset, folder, names) if names != [""] else READERS[dataset].list_videos(folder)
     choose_all(listing)
     used = {"seconds": round(time.monotonic() - begun, 2), "cpu_seconds": round(time.process_time() - cpu, 2)}
-    print(json.dumps({**used, "peak_mib": _peak_mib(), "videos": len(listing.videos)}))
+    print(json.dumps({**used, "peak_mib": peak_mib(), "videos": len(listing.videos)}))
 
 
 if __name__ == "__main__":
