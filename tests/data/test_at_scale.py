@@ -16,7 +16,9 @@ pytestmark = pytest.mark.slow
 
 def water_level(available: Counter[str], size: int) -> dict[str, int]:
     """Videos of each class: all classes up to one level, as far as they have so many, and one more for the first."""
-    level = max(n for n in range(size + 1) if sum(min(n, have) for have in available.values()) <= size)
+    level = 0
+    while sum(min(level + 1, have) for have in available.values()) <= size:
+        level += 1
     counts = {name: min(level, available[name]) for name in sorted(available)}
     for name in [name for name in counts if available[name] > level][: size - sum(counts.values())]:
         counts[name] += 1
