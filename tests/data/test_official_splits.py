@@ -198,11 +198,6 @@ def test_missing_and_unlisted_videos_are_told(home: Path, tmp_path: Path) -> Non
     assert (row["split"], row["split:2"], row["split:3"], row["label"]) == ("test", "train", "train", "chew")
 
 
-def test_the_verb_names_what_it_needs() -> None:
-    with pytest.raises(ConfigError, match=r"`vidssl prep ucf101` needs --source DIR\. Example: vidssl prep ucf101"):
-        prep_verb("ucf101", None, None, None, None, "cover", "h264", 1, False, False)
-
-
 def test_the_verb_prepares_under_the_own_name(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,7 @@ from .work import new_row, transcode_job
 
 _ESTIMATE_FILES, _ESTIMATE_SECONDS = 8, 10.0
 _SHOWN = 5  # names in a line
+_SHOWN_NOTES = 10
 
 
 @dataclass
@@ -43,6 +44,7 @@ class PrepSummary:
     ignored: int = 0
     unlisted: list[str] = field(default_factory=list)
     unused: dict[str, int] = field(default_factory=dict)
+    source_notes: list[str] = field(default_factory=list)
     missing: int = 0
     subset: dict[str, Any] = field(default_factory=dict)
     frames: int = 0
@@ -84,6 +86,9 @@ class PrepSummary:
         lines += [f"{reason}, left alone: {count:,} files" for reason, count in self.unused.items()]
         if self.ignored:
             lines.append(f"no videos by their name, left alone: {self.ignored:,} files")
+        lines += self.source_notes[:_SHOWN_NOTES]
+        if len(self.source_notes) > _SHOWN_NOTES:
+            lines.append(f"and {len(self.source_notes) - _SHOWN_NOTES} more notes on archives (--json has all)")
         return lines
 
 
@@ -93,6 +98,7 @@ def begin_summary(listing: Listing, chosen: list[SourceVideo], subset: int | Non
     taken = {video.id for video in chosen} & training
     return PrepSummary(
         videos=len(chosen), ignored=listing.ignored, unlisted=listing.unlisted, unused=listing.unused,
+        source_notes=listing.notes,
         missing=len(listing.all_missing()), subset=subset_report(listing, taken, subset) if subset else {},
         store=str(store), manifest=str(store / "manifest.parquet"),
     )  # fmt: skip

@@ -168,6 +168,7 @@ class Listing:
         classes: in order of their numbers where the data set numbers them; empty means in order of their names.
         missing: named by the tables and not there. Those that are in `videos` with a `problem` are not repeated.
         unused: why files of the source are left alone although a table names them -> how many.
+        notes: what else there is to say of the source, in words (`SourceFiles.notes`).
     """
 
     videos: list[SourceVideo]
@@ -176,6 +177,7 @@ class Listing:
     classes: list[str] = field(default_factory=list)
     missing: list[Named] = field(default_factory=list)
     unused: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def all_missing(self) -> list[Named]:
         """`missing`, and those of `videos` that have a problem, in order of their ids."""

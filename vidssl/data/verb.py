@@ -34,14 +34,15 @@ def prep_verb(
     workers: int | None,
     dry_run: bool,
     as_json: bool,
-    download: bool,
-    mirror: str | None,
-    max_disk: str,
-    yes: bool,
-    cluster: str | None,
-    jobs: int | None,
-    slurm: list[str] | None,
-    repair: bool,
+    *,
+    download: bool = False,
+    mirror: str | None = None,
+    max_disk: str = "20GB",
+    yes: bool = False,
+    cluster: str | None = None,
+    jobs: int | None = None,
+    slurm: list[str] | None = None,
+    repair: bool = False,
 ) -> None:
     """Prepares a data set and shows what became of every file. Raises ConfigError, DataError, EnvironmentProblem."""
     size = None if subset in (None, "all") else parse_size(subset)

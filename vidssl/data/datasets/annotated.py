@@ -134,7 +134,7 @@ def match(files: SourceFiles, annotations: Annotations, origin: Origin, tables: 
         else:
             missing.append(Named(video, label, split))
     others = len(files.files) - len(found) - tables
-    return Listing(videos, others, sorted(unlisted), annotations.classes, missing, dict(+unused))
+    return Listing(videos, others, sorted(unlisted), annotations.classes, missing, dict(+unused), files.notes)
 
 
 def read_json(file: SourceFile, kind: type, advice: str) -> Any:

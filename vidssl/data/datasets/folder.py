@@ -44,7 +44,7 @@ def list_videos(source: Path, without: Path | None = None) -> Listing:
     tables, found = _tables(files), files.videos()
     with readable(source):
         listing = _from_tables(files, tables) if tables else _from_folders(found)
-    listing.ignored = len(files.files) - len(found) - len(tables)
+    listing.ignored, listing.notes = len(files.files) - len(found) - len(tables), files.notes
     if files.archives and not any(video.file.member for video in listing.videos):
         listing.ignored -= len(files.archives)
         listing.unused = {"archives beside videos": len(files.archives)}

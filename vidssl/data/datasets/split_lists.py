@@ -91,7 +91,8 @@ def list_official(source: Path, without: Path | None, pattern: re.Pattern[str], 
         video = found[place] if place else files.absent(name)
         videos.append(SourceVideo(name, video, label, **split_fields(roles, SPLITS), problem=problem))
     unlisted = sorted(set(found) - set(places.values()))
-    return Listing(videos, len(files.files) - len(found) - len(copies), unlisted, official.classes)
+    ignored = len(files.files) - len(found) - len(copies)
+    return Listing(videos, ignored, unlisted, official.classes, notes=files.notes)
 
 
 def read_lines(file: SourceFile) -> list[tuple[int, str]]:
