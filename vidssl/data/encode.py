@@ -81,6 +81,7 @@ def x264_options(gop: int) -> dict[str, str]:
     """libav's options of the H.264 encoder."""
     parameters = f"keyint={gop}:min-keyint={gop}:scenecut=0:bframes=0:repeat-headers=1:threads=1"
     parameters += ":mbtree=0:rc-lookahead=0"
+    parameters += ":cpu-independent=1"  # else the bytes follow from the processor, and a cluster has several kinds
     return {"preset": "veryfast", "tune": "fastdecode", "crf": "23", "x264-params": parameters}
 
 
