@@ -156,6 +156,18 @@ def test_prep_redoes_a_shard_whose_table_has_another_bit(source: Path, store: Pa
     assert hashes(store) == before
 
 
+def test_a_column_of_another_version_is_no_damage(source: Path, store: Path) -> None:
+    """Or prep would do a whole store again, or lose it where the sources are gone."""
+    before = hashes(store)
+    for file in (store / "shards").glob("*.parquet"):
+        table = pq.read_table(file)
+        pq.write_table(table.add_column(3, "mood", [["good"] * len(table)]), file)
+    assert verify(store, QUIET).problems == {}
+    assert prep(source, store, shard_videos=SHARD_VIDEOS).skipped == 12
+    after = hashes(store)
+    assert all(after[name] == before[name] for name in before if "shards" not in name)
+
+
 def test_a_bad_class_name_is_found(store: Path) -> None:
     text = (store / "store.json").read_text()
     (store / "store.json").write_text(text.replace("right", "wrong"))

@@ -104,9 +104,11 @@ def read_table(store: Path, shard: int) -> tuple[pa.Table, int]:
         with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
             table = parquet.read(use_threads=False)  # small: threads cost more than they bring
         tar_bytes = int((table.schema.metadata or {})[_TAR_BYTES])
-        if not table.schema.equals(_schema(table.column_names, tar_bytes)):
-            raise ValueError("it has other columns than a shard's table")
-        return table, tar_bytes
+        schema = _schema(table.column_names, tar_bytes)
+        missing = set(schema.names) - set(table.column_names)
+        if missing or not table.select(schema.names).schema.equals(schema):
+            raise ValueError("it lacks columns of a shard's table, or they are of another type")
+        return table.select(schema.names), tar_bytes  # further ones are of another version
     except FileNotFoundError:
         raise DataError("it is missing") from None
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
