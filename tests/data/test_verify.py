@@ -214,6 +214,28 @@ def test_repair_redoes_only_what_is_bad(
     assert verify(store, QUIET).problems == {}
 
 
+def test_repair_of_a_grown_store(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Videos come back into the shards they were in, which are not those that a prep at once would give them."""
+    store = tmp_path / "store"
+    prep(source, store, shard_videos=SHARD_VIDEOS, subset=3)
+    prep(source, store, shard_videos=SHARD_VIDEOS)
+    before = hashes(store)
+    bad = [members(store, shard)[0] for shard in (0, 1)]
+    for row in bad:
+        turn_bit(store / "shards" / f"{row['shard']:06d}.tar", row["offset"] + 20)
+    assert verify(store, QUIET, repair=True).put_back == 2
+    record = tmp_path / "record"
+    monkeypatch.setenv("VIDSSL_TEST_RECORD", str(record))
+    monkeypatch.setattr("vidssl.data.prep_work.process", recording_process)
+    prep(source, store, shard_videos=SHARD_VIDEOS)
+    assert sorted(record.read_text().split()) == sorted(row["id"] for row in bad)
+    assert hashes(store) == before
+    (store / "shards" / "000000.tar").unlink()
+    (store / "shards" / "000002.tar").unlink()
+    prep(source, store, shard_videos=SHARD_VIDEOS)
+    assert hashes(store) == before
+
+
 def test_repair_of_a_lost_tar(source: Path, store: Path) -> None:
     before = hashes(store)
     (store / "shards" / "000001.tar").unlink()

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from .archives import stream
-from .manifest import Rows, current_rows, label_names
+from .manifest import Rows, current_rows, label_names, read_table, shard_numbers
 from .picture import Recipe
 from .seen import Seen, look_at, read_seen, write_seen
 from .shards import MAX_SHARD_VIDEOS
@@ -124,15 +124,42 @@ def make_plan(
     answers = done.have(chosen, threads)
     to_do = [video for video, has in zip(chosen, answers, strict=True) if not has]
     to_do.sort(key=lambda video: (video_key(video.id), video.id))
-    # The number of a shard that is cut or was never finished is free: the same videos come into it again.
-    free = (shard for shard in range(10**6) if shard not in rows.shards)
-    staging = str(store / "staging")
-    jobs = []
-    for first in range(0, len(to_do), shard_videos):
+    places = _lost_places(store, rows, to_do, done)
+    again = {shard for shard, _, _ in places.values()}
+    # The number of a shard that was never finished is free: the same videos come into it again.
+    free = (shard for shard in range(10**6) if shard not in rows.shards and shard not in again)
+    new = [video for video in to_do if video.id not in places]
+    for first in range(0, len(new), shard_videos):
         shard = next(free)
-        part = enumerate(to_do[first : first + shard_videos], shard * MAX_SHARD_VIDEOS)
-        jobs.append([Job(n, shard, video, done.next_revision(video), staging, recipe) for n, video in part])
-    return PrepPlan(meta, chosen, jobs, len(chosen) - len(to_do))
+        for number, video in enumerate(new[first : first + shard_videos], shard * MAX_SHARD_VIDEOS):
+            places[video.id] = shard, number, done.next_revision(video)
+    staging = str(store / "staging")
+    parts: dict[int, list[Job]] = {}
+    for video in sorted(to_do, key=lambda video: places[video.id]):
+        shard, number, revision = places[video.id]
+        parts.setdefault(shard, []).append(Job(number, shard, video, revision, staging, recipe))
+    return PrepPlan(meta, chosen, list(parts.values()), len(chosen) - len(to_do))
+
+
+def _lost_places(store: Path, rows: Rows, to_do: list[SourceVideo], done: _Done) -> dict[str, tuple[int, int, int]]:
+    """Shard, number and revision of videos whose shard is damaged or lost and whose table still says where they were.
+
+    In their old places they make the same shard again, however the store has grown since.
+    """
+    wanted = {video.id: done.next_revision(video) for video in to_do}
+    places = {}
+    for shard in shard_numbers(store):
+        if shard in rows.shards:
+            continue
+        try:
+            table, _ = read_table(store, shard)
+        except DataError:
+            continue
+        columns = (table[name].to_pylist() for name in ("path", "number", "revision"))
+        for path, number, revision in zip(*columns, strict=True):
+            if revision >= wanted.get(path, revision + 1):
+                places[path] = shard, number, revision
+    return places
 
 
 class _Done:

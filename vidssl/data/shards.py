@@ -77,6 +77,7 @@ def assemble(store: Path, shard: int, rows: list[dict[str, Any]]) -> None:
                     _add(tar, f"{row['number']:08d}.json", description(row))
                 placed.append(row)
         tar_bytes = temporary.stat().st_size
+        file.with_suffix(".parquet").unlink(missing_ok=True)  # of a shard that is made again: it is not this tar's
     write_rows(store, shard, placed, tar_bytes)
     for row in placed:
         unstage(staging, row["number"])

@@ -72,8 +72,8 @@ def check_shard(store: Path, shard: int, gop: int, each: Callable[[], None]) -> 
 def put_back(store: Path, shard: int, gop: int) -> int:
     """Puts the bad videos of a shard back among those to be done. Returns how many they are.
 
-    Its good videos go to staging and its table goes away: the next prep finds them there, does the others, and makes
-    the same shard again. (Where it is not known when their sources were last changed, it does them all.)
+    Its good videos go to staging and its tar goes away: the next prep finds them there, does the others, and makes the
+    same shard again, as its table says. (Where it is not known when their sources were last changed, it does them all.)
     """
     staging, seen = store / "staging", read_seen(store)
     staging.mkdir(exist_ok=True)
@@ -92,7 +92,7 @@ def put_back(store: Path, shard: int, gop: int) -> int:
             if not problem:
                 keep(row, data)
                 kept += 1
-    (store / "shards" / f"{shard:06d}.parquet").unlink()
+    (store / "shards" / f"{shard:06d}.tar").unlink(missing_ok=True)
     return table.num_rows - kept
 
 
