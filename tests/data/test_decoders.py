@@ -269,7 +269,7 @@ def test_a_cut_shard_is_one_clear_error(case, tmp_path):
     with open(shard, "r+b") as file:
         file.truncate(int(prepared.store._offset[row]) + 5)
     decoder = open_decoder(name, open_store(tmp_path / "cut"), threads=1)
-    with pytest.raises(DataError, match=r"ends early.*prepare the data set again"):
+    with pytest.raises(DataError, match=r"ends early.*`vidssl prep` again"):
         decoder.decode([ClipRequest(row, np.array([0]))])
 
 

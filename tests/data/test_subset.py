@@ -43,7 +43,7 @@ def test_sizes_as_people_write_them(text, size):
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "many", "-3", "0", "1.5", "k"])
+@pytest.mark.parametrize("text", ["", "many", "-3", "0", "1.5", "k", "inf", "nan", "1e400"])
 def test_sizes_that_are_none(text):
     with pytest.raises(ConfigError, match="whole number"):
         parse_size(text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import random
 import shutil
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -17,7 +20,7 @@ from vidssl.data.manifest import read_table
 from vidssl.data.verify import verify
 from vidssl.data.work import Job, process
 from vidssl.engine.progress import Reporter
-from vidssl.errors import DataError
+from vidssl.errors import DataError, EnvironmentProblem
 
 from .prepared import hashes, prep
 
@@ -249,6 +252,22 @@ def members_of(before: dict[str, str], store: Path, shard: int) -> list[str]:
     assert f"shards/{shard:06d}.tar" in before
     rows = pq.read_table(store / "manifest.parquet").to_pylist()
     return [row["id"] for row in rows if row["shard"] == shard and row["status"] == "ok"]
+
+
+def test_columns_of_an_older_version_are_no_damage(store: Path) -> None:
+    for file in (store / "manifest.parquet", store / "shards" / "000000.parquet"):
+        table = pq.read_table(file)
+        pq.write_table(table.append_column("mtime_ns", pa.array([1] * len(table))), file)
+    assert verify(store, QUIET).problems == {}
+
+
+def test_a_file_system_without_locks_is_told(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(EnvironmentProblem, match="has no locks"), locked(store):
+        pass
 
 
 def test_not_while_prep_is_at_work(store: Path) -> None:

@@ -134,7 +134,8 @@ def prepare_embedded(
 def training_rows(store: Store, subset: str, seed: int = 0) -> np.ndarray:
     """Rows to train on: the train split (all videos where there is no split), or a class-balanced subset of it.
 
-    A subset is the one that `vidssl prep --subset` of that size takes from the same source (`subset_lists.py`).
+    A subset is the one that `vidssl prep --subset` of that size takes from the same source (`subset_lists.py`), unless
+    another label system or a further official split was asked for: it is then balanced over those.
 
     Raises DataError for a subset that is too large, and where one of several official splits has nothing to train on.
     """

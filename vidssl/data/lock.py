@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import DataError
+from ..errors import DataError, EnvironmentProblem
 
 
 @contextmanager
@@ -17,6 +18,7 @@ def locked(store: Path) -> Iterator[None]:
 
     Raises:
         DataError: another process holds it (its number is in the file).
+        EnvironmentProblem: the file system has no locks.
     """
     descriptor = os.open(store / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -53,7 +55,14 @@ def unchanging(store: Path) -> Iterator[None]:
 def _take(descriptor: int, how: int, store: Path) -> None:
     try:
         fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise EnvironmentProblem(
+                f"the file system of {store} has no locks ({error.strerror}), which keep two preps apart. Mount it "
+                "with them (Lustre: -o flock), or set VIDSSL_HOME to another one."
+            ) from error
+        if not isinstance(error, BlockingIOError):
+            raise
         holder = os.read(descriptor, 32).decode(errors="replace").strip()
         what = f"prepared by another process (pid {holder})" if holder else "verified by another process"
         raise DataError(

@@ -145,7 +145,7 @@ def sum_up(
             if status == "ok":
                 summary.frames += frames
             else:
-                summary.reasons[re.sub(r"\d+(\.\d+)?", "N", reason)] += 1
+                summary.reasons[_without_numbers(reason)] += 1
     summary.videos = len(chosen)
     summary.skipped = sum(plan.skipped for plan in plans)
     summary.bytes = sum(file.stat().st_size for file in (store / "shards").glob("*.tar"))
@@ -157,3 +157,8 @@ def sum_up(
 def held(manifest: pa.Table) -> set[str]:
     columns = (manifest[name].to_pylist() for name in ("path", "status"))
     return {path for path, status in zip(*columns, strict=True) if status == "ok"}
+
+
+def _without_numbers(reason: str) -> str:
+    """The same words for the same cause. The name of an archive stays: it says which one to fetch again."""
+    return re.sub(r"(its archive .+? is )|\d+(?:\.\d+)?", lambda found: found[1] or "N", reason)

@@ -179,7 +179,7 @@ class Store:
         if len(data) != length:
             raise DataError(
                 f"shard {int(self._shard[video]):06d}.tar of {self.path} ends early: wanted {length} bytes of "
-                f"{self.ids[video]!r}, got {len(data)}. The file was cut; prepare the data set again."
+                f"{self.ids[video]!r}, got {len(data)}. The file was cut: its `vidssl prep` again mends it."
             )
         return ClipSlice(data, wanted, start)
 
@@ -190,7 +190,7 @@ class Store:
                 try:
                     self._files[shard] = os.open(path, os.O_RDONLY)
                 except OSError as error:
-                    advice = "Prepare the data set again."
+                    advice = "Its `vidssl prep` again makes what is missing."
                     raise DataError(f"cannot read shard {path}: {error.strerror}. {advice}") from error
             return self._files[shard]
 

@@ -114,9 +114,10 @@ def parse_size(text: str) -> int:
     scale = 1000 if digits.endswith("k") else 1
     try:
         value = float(digits.removesuffix("k")) * scale
-    except ValueError:
-        value = 0
-    if value < 1 or value != int(value):
+        whole = value == int(value)
+    except (ValueError, OverflowError):  # no number, "nan", "inf"
+        value, whole = 0, False
+    if value < 1 or not whole:
         raise ConfigError(f"subset {text!r} is no number of videos; legal: a whole number like 84 or 50k.")
     return int(value)
 

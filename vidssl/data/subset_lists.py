@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import ConfigError
@@ -117,11 +118,15 @@ def _stored(store: Path) -> tuple[list[str], np.ndarray]:
     if not file.exists():
         return [], np.empty(0, np.int64)
     table = pq.read_table(file, columns=["id", "key", "label", "split"])
-    rows = np.flatnonzero(np.array(table["split"].to_pylist(), dtype=str) == "train")
+    return [str(name) for name in table["id"].to_pylist()], rows_in_order(table)
+
+
+def rows_in_order(index: pa.Table) -> np.ndarray:
+    """Rows of an index's training videos (all where there is no split) in the order in which subsets take them."""
+    rows = np.flatnonzero(np.array(index["split"].to_pylist(), dtype=str) == "train")
     if not len(rows):
-        rows = np.arange(table.num_rows)
-    order = nested_order(table["label"].to_numpy()[rows], keys=table["key"].to_numpy()[rows])
-    return [str(name) for name in table["id"].to_pylist()], rows[order]
+        rows = np.arange(index.num_rows)
+    return rows[nested_order(index["label"].to_numpy()[rows], keys=index["key"].to_numpy()[rows])]
 
 
 def _sizes_there(store: Path) -> set[int]:

@@ -25,8 +25,8 @@ from ..errors import ConfigError, DataError
 from .lock import locked, unchanging
 from .manifest import PACKETS, current_rows, merged, packets_by_shard, read_table, shard_numbers
 from .store import StoreMeta, read_meta
-from .subset import nested_order, parse_size
-from .subset_lists import read_list
+from .subset import parse_size
+from .subset_lists import read_list, rows_in_order
 from .verify_shard import check_shard, put_back
 
 _NAMED = 5  # problems of a file that are shown
@@ -167,6 +167,8 @@ def _check_merged(store: Path, table: pa.Table | None, meta: StoreMeta, found: V
 def _difference(seen: pa.Table, right: pa.Table) -> str:
     if seen.num_rows != right.num_rows:
         return f"it has {seen.num_rows} rows, and the shards' tables {right.num_rows}"
+    if set(right.schema.names) <= set(seen.schema.names):
+        seen = seen.select(right.schema.names)  # further columns are another version's
     if not seen.schema.equals(right.schema, check_metadata=True):
         return f"its columns are {', '.join(seen.schema.names)}, and should be {', '.join(right.schema.names)}"
     columns = [name for name in seen.schema.names if not seen[name].equals(right[name])]
@@ -195,9 +197,7 @@ def _check_packet_arrays(store: Path, index: pa.Table, found: Verification) -> N
 
 
 def _check_lists(store: Path, index: pa.Table, found: Verification) -> None:
-    rows = np.flatnonzero(np.array(index["split"].to_pylist(), dtype=str) == "train")
-    rows = rows if len(rows) else np.arange(index.num_rows)
-    order = rows[nested_order(index["label"].to_numpy()[rows], keys=index["key"].to_numpy()[rows])]
+    order = rows_in_order(index)
     for file in sorted((store / "subsets").glob("*.txt")):
         try:
             size = parse_size(file.stem)

@@ -169,5 +169,5 @@ def check_frames(store: Store, request: ClipRequest) -> tuple[int, int]:
 def undecodable(store: Store, video: int, reason: str) -> DataError:
     return DataError(
         f"{store.ids[video]!r} in the store {store.path} cannot be decoded ({reason}): its bytes changed after it was "
-        "prepared. Delete that folder and run the same `vidssl prep` again."
+        f"prepared. `vidssl prep --verify {store.path} --repair`, then its `vidssl prep` again, mends what is bad."
     )
