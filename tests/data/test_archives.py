@@ -14,16 +14,19 @@ import tarfile
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rarfile
 
 from tests.media import moving_square, write_video
 from vidssl.data import archive_cache, archives, prep_work, rar, work
-from vidssl.data.archives import list_members, stream
+from vidssl.data.archives import list_members, read_contents, stream
 from vidssl.data.prep_summary import PrepSummary
+from vidssl.data.seen import look_at
 from vidssl.data.sources import open_source
 from vidssl.errors import DataError, EnvironmentProblem
 
@@ -538,3 +541,91 @@ def test_without_an_unpacker(unpacked: Path, tmp_path: Path, monkeypatch: pytest
         prep(source, tmp_path / "store")
     write(source / "a.rar", rar_bytes(files_of(unpacked)))  # stored: needs none
     assert prep(source, tmp_path / "store").ok == 4
+
+
+def packed_rar(name: str, data: bytes) -> bytes:
+    """One file said to be compressed, with a content that is not."""
+    head = bytearray(rar_bytes({name: data}))
+    block = head.index(b"\x74", 20) - 2  # of the file: after the signature and the archive's own block
+    end = block + int.from_bytes(head[block + 5 : block + 7], "little")
+    head[block + 25] = 0x33
+    head[block : block + 2] = (zlib.crc32(head[block + 2 : end]) & 0xFFFF).to_bytes(2, "little")
+    return bytes(head)
+
+
+@needs_unrar
+def test_names_in_a_rar_are_no_options(tmp_path: Path) -> None:
+    """bsdtar would run this one."""
+    mark = tmp_path / "mark"
+    for start in ("--use-compress-program=touch", "@"):
+        name = f"{start} {mark} #a.mp4"
+        archive = write(tmp_path / "a.rar", packed_rar(name.replace("/", "\\"), b"x" * 99))
+        with pytest.raises((rarfile.BadRarFile, EnvironmentProblem)):
+            [content.read() for _, content in stream(archive, {name})]
+        assert not mark.exists()
+
+
+def test_unpackers_that_cannot_do_it_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Like a 7z without its codec for rar. Nothing counts as done, and with a program that can it goes on."""
+    text = "".join(f"{n:03d}\n" for n in range(512)).encode()
+    tool = write(tmp_path / "bin" / "7z", b"#!/bin/sh\nexit 2\n")
+    tool.chmod(0o755)
+    archive = write(tmp_path / "source" / "a.rar", base64.b64decode(SOLID_RARS[3]))
+    monkeypatch.setenv("PATH", str(tool.parent))
+    with pytest.raises(EnvironmentProblem, match=r"installed here \(7z\) unpacks"):
+        [content.read() for _, content in stream(archive, {"stest1.txt"})]
+    write(tool, b"#!/bin/sh\n" + b"i=0; while [ $i -lt 512 ]; do printf '%03d\\n' $i; i=$((i+1)); done\n")
+    [content] = [content.read() for _, content in stream(archive, {"stest1.txt"})]
+    assert content == text
+
+
+def test_another_unpacker_tries_again_what_was_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = write(tmp_path / "a.rar", rar_bytes({"a.mp4": b"x"}, SOLID))
+    [file] = open_source(archive).files.values()
+    seen = []
+    for programs in ([], ["unrar"]):
+        monkeypatch.setattr(rar, "programs", lambda programs=programs: programs)
+        seen += look_at([(file, 0)])
+    assert seen[0] != seen[1]
+
+
+def test_a_checksum_at_the_end_is_read(tmp_path: Path) -> None:
+    """tarfile stops before it."""
+    data = tar_bytes({"a.mp4": b"x" * 5000, "b.mp4": b"y" * 5000}, "w:gz")
+    wrong = data[:-8] + bytes(4) + data[-4:]
+    for number, (content, whole) in enumerate([(data, True), (wrong, False), (data[:-8], False), (data[:-1], False)]):
+        contents = read_contents(write(tmp_path / f"{number}.tar.gz", content))
+        assert [member.path for member in contents.members] == ["a.mp4", "b.mp4"]
+        assert contents.whole == whole
+        assert bool(contents.notes) != whole
+
+
+def test_a_tar_whose_first_name_begins_like_a_zip(tmp_path: Path) -> None:
+    source = write(tmp_path / "source" / "a.tar", tar_bytes({"PKU-MMD/1.mp4": b"one"})).parent
+    assert open_source(source).files["PKU-MMD/1.mp4"].read_bytes() == b"one"
+
+
+@pytest.mark.parametrize("time", ["nonsense", "nan", "-inf", "1e400000", "99999999999999999999"])
+def test_times_that_are_none(time: str, tmp_path: Path) -> None:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("a.mp4")
+        info.pax_headers = {"mtime": time}
+        tar.addfile(info)
+    [member] = list_members(write(tmp_path / "a.tar", raw.getvalue()))
+    assert abs(member.mtime_ns) <= 2**63
+    data = bytearray(zip_bytes({"a.mp4": b"x"}))
+    for signature, place in ((b"PK\3\4", 10), (b"PK\1\2", 12)):
+        first = data.index(signature) + place
+        data[first : first + 4] = bytes(4)  # no month, no day
+    [member] = list_members(write(tmp_path / "a.zip", bytes(data)))
+    assert member.mtime_ns == 0
+
+
+def test_a_later_volume_of_a_rar_is_noticed(tmp_path: Path) -> None:
+    for first, second in (("a.part1.rar", "a.part2.rar"), ("b.rar", "b.r00")):
+        archive = write(tmp_path / first, b"1")
+        before = archive_cache.stamp(archive)
+        write(tmp_path / second, b"2")
+        assert [name for name, _, _ in archive_cache.stamp(archive)] == sorted([first, second])
+        assert len(before) == 1

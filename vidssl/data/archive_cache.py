@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
@@ -22,7 +24,7 @@ from .archive_parts import parts_of
 from .archives import Contents, Member, read_contents
 from .files import replacing
 
-_VERSION = 1  # of what is kept, and of the readers: another one is not taken
+_VERSION = 2  # of what is kept, and of the readers: another one is not taken
 _SHOWN_FROM_BYTES = 64 << 20  # less is read at once
 _LOOK_SECONDS = 0.2
 
@@ -44,10 +46,19 @@ def contents_of(archives: list[Path]) -> dict[Path, Contents]:
 
 
 def stamp(path: Path) -> list[list[Any]]:
-    """Name, bytes and time of change of an archive or its parts."""
-    files = [part.path for part in parts_of(path)] or [path]
+    """Name, bytes and time of change of an archive or its parts. Raises OSError."""
+    files = [part.path for part in parts_of(path)] or _volumes(path) or [path]
     stats = [(file.name, file.stat()) for file in files]
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+
+
+def _volumes(path: Path) -> list[Path]:
+    """Of a rar in several files (NAME.part1.rar; NAME.rar and NAME.r00) those that are there, else nothing."""
+    if path.suffix.lower() != ".rar":
+        return []
+    numbered = re.fullmatch(r"(.+\.part)\d+", path.stem, re.IGNORECASE)
+    name = rf"{re.escape(numbered[1])}\d+\.rar" if numbered else rf"{re.escape(path.stem)}\.(rar|[r-z]\d\d)"
+    return [file for file in sorted(path.parent.iterdir()) if re.fullmatch(name, file.name, re.IGNORECASE)]
 
 
 def _read(archives: list[Path], stamps: dict[Path, list[list[Any]]]) -> dict[Path, Contents]:
@@ -55,10 +66,16 @@ def _read(archives: list[Path], stamps: dict[Path, list[list[Any]]]) -> dict[Pat
 
     total = sum(size for path in archives for _, size, _ in stamps[path])
     positions = dict.fromkeys(archives, 0)
+    stop = threading.Event()
 
     def read(path: Path) -> Contents:
+        def tick(position: int) -> None:
+            if stop.is_set():
+                raise CancelledError
+            positions[path] = position
+
         try:
-            contents = read_contents(path, lambda position: positions.__setitem__(path, position))
+            contents = read_contents(path, tick)
         except EnvironmentProblem as error:
             return Contents([], [str(error)], whole=False)
         positions[path] = sum(size for _, size, _ in stamps[path])
@@ -70,12 +87,13 @@ def _read(archives: list[Path], stamps: dict[Path, list[list[Any]]]) -> dict[Pat
     try:
         with reporter.meter("look into archives, MB", total >> 20) as meter:
             answers = {path: pool.submit(read, path) for path in archives}
-            while not all(answer.done() for answer in answers.values()):
+            while not all(answer.done() and answer.result() for answer in answers.values()):
                 meter.update(min(total, sum(positions.values())) >> 20)
                 time.sleep(_LOOK_SECONDS if total >= _SHOWN_FROM_BYTES else 0.001)
             meter.update(total >> 20)
         return {path: answer.result() for path, answer in answers.items()}
     finally:
+        stop.set()  # after Ctrl-C, or an archive that cannot be read: the others may have hours to go
         pool.shutdown(cancel_futures=True)
 
 

@@ -49,7 +49,8 @@ class Entry:
     Args:
         name: as the archive has it.
         bytes: its size, unpacked.
-        mtime_ns: as the archive has it. A zip or rar states a local time without its zone; it is taken as UTC.
+        mtime_ns: as the archive has it, 0 where that is no time. A zip or rar states a local time without its zone;
+            it is taken as UTC.
         position: how far into the archive's own bytes it lies, for progress.
         offset: the same where it can be opened alone (in a tar it is where its content begins), else None.
         open: its content. Where `offset` is None it can be called while this entry is the latest one.
@@ -84,10 +85,10 @@ def entries(path: Path) -> Iterator[Entry]:
             yield from _tar(_decompressed(file), lambda: parts.position)
         return
     with path.open("rb") as file:
-        head = file.peek(8)
-        if head.startswith((b"PK\3\4", b"PK\5\6")):
+        kind = _kind(file.peek(8))
+        if kind == "zip":
             yield from _zip(path)
-        elif head.startswith(rar.MAGIC):
+        elif kind == "rar":
             yield from _rar(path)
         elif (plain := _decompressed(file)) is file:
             yield from _tar(file, None)
@@ -97,9 +98,14 @@ def entries(path: Path) -> Iterator[Entry]:
 
 def stream_entries(file: io.BufferedReader) -> Iterator[Entry] | None:
     """Those of an archive within another, as it comes. None, and nothing taken, of a zip or rar: these need a disk."""
-    if file.peek(8).startswith((b"PK\3\4", b"PK\5\6", rar.MAGIC)):
-        return None
-    return _tar(_decompressed(file), lambda: 0)
+    return None if _kind(file.peek(8)) else _tar(_decompressed(file), lambda: 0)
+
+
+def _kind(head: bytes) -> str:
+    """Zip or rar, "" for all else: a tar begins with the name of its first file, which may well be PK something."""
+    if head.startswith((b"PK\3\4", b"PK\5\6")):
+        return "zip"
+    return "rar" if head.startswith(rar.MAGIC) else ""
 
 
 def _decompressed(file: io.BufferedReader) -> Any:
@@ -171,6 +177,21 @@ def _tar(file: IO[bytes], position: Callable[[], int] | None) -> Iterator[Entry]
         if not last:
             raise Damaged("it is no archive that can be read: cut, damaged, or something else by that name") from None
         raise Damaged(f"it is cut or damaged: what comes after {_text(last)} is not known") from None
+    if position is not None:
+        _read_to_end(file)
+
+
+def _read_to_end(file: IO[bytes]) -> None:
+    """The checksum of a compressed stream stands behind the blocks at which tarfile stops. Raises Damaged."""
+    try:
+        while file.read(_CHUNK_BYTES):
+            pass
+    except Exception as error:
+        if not is_damage(error):
+            raise
+        raise Damaged(
+            f"its end is cut or damaged, or its checksum is wrong ({error}): any of its files may be damaged"
+        ) from None
 
 
 def _extracted(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
@@ -181,7 +202,18 @@ def _extracted(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
 
 def _tar_time(info: tarfile.TarInfo) -> int:
     exact = info.pax_headers.get("mtime")  # a float has no room for nanoseconds
-    return int(Decimal(exact if exact is not None else info.mtime) * 10**9)
+    try:
+        time = Decimal(exact if exact is not None else info.mtime) * 10**9
+    except ArithmeticError:  # a stranger's, and no number
+        return 0
+    return int(max(Decimal(-(2**63)), min(time, Decimal(2**63 - 1)))) if not time.is_nan() else 0
+
+
+def _zip_time(info: zipfile.ZipInfo) -> int:
+    try:
+        return calendar.timegm((*info.date_time, 0, 0, 0)) * 10**9
+    except ValueError:  # some programs leave the date empty: month 0
+        return 0
 
 
 def _zip(path: Path) -> Iterator[Entry]:
@@ -202,7 +234,7 @@ def _zip(path: Path) -> Iterator[Entry]:
             kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system == 3 else 0
             place = info.header_offset
             yield Entry(
-                _text(name), info.file_size, calendar.timegm((*info.date_time, 0, 0, 0)) * 10**9, place, place,
+                _text(name), info.file_size, _zip_time(info), place, place,
                 partial(archive.open, info), kind in (0, stat.S_IFREG),
             )  # fmt: skip
 
@@ -246,11 +278,11 @@ def open_direct(path: Path, offset: int, size: int) -> IO[bytes]:
         OSError: the archive cannot be read. What `is_damage` knows, here or while reading: the content is damaged.
     """
     with path.open("rb") as file:
-        head = file.read(8)
-    if head.startswith(b"PK"):
+        kind = _kind(file.read(8))
+    if kind == "zip":
         archive, infos = _zip_table(path, path.stat().st_mtime_ns)
         return archive.open(infos[offset])
-    if head.startswith(rar.MAGIC):
+    if kind == "rar":
         packed, files = _rar_table(path, path.stat().st_mtime_ns)
         return packed.open(files[offset])
     return io.BufferedReader(_Window(path, offset, size), _CHUNK_BYTES)

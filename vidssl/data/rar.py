@@ -26,6 +26,7 @@ from ..errors import EnvironmentProblem
 
 MAGIC = b"Rar!\x1a\x07"
 _CHUNK_BYTES = 1 << 20
+_TRIED_FILES = 8  # before an archive counts as one that no program here unpacks
 _IN_MEMORY_BYTES = 16 << 20  # a bigger content waits for its check in an unnamed file
 # Each writes the content of all files of an archive, or of one, to its standard output.
 _PROGRAMS = {
@@ -87,6 +88,7 @@ class Unpacker:
         self._path, self._archive = path, archive
         self._infos = [info for info in archive.infolist() if info.is_file() and info.file_redir is None]
         self._left: list[str] | None = None
+        self._delivered = False  # whether any program gave any good content of this archive
         self._output: _Output | None = None
         self._next = 0
 
@@ -95,7 +97,7 @@ class Unpacker:
 
         Raises:
             rarfile.Error: it is damaged, here or while reading.
-            EnvironmentProblem: no unpacker.
+            EnvironmentProblem: no unpacker, or none of them gives one good content of this archive.
         """
         if is_direct(self._archive, info):
             return self._archive.open(info)
@@ -108,23 +110,52 @@ class Unpacker:
             except rarfile.BadRarFile:
                 self._left.pop(0)
                 self.close()
-        return self._read_alone(info)
+        try:
+            return self._read_alone(info)
+        except rarfile.BadRarFile:
+            self._need_delivered(info)
+            raise
+
+    def _need_delivered(self, failed: Any) -> None:
+        """A program that cannot unpack an archive at all looks like damage in each of its files."""
+        others = [info for info in self._infos if info is not failed and not is_direct(self._archive, info)]
+        for info in others[:_TRIED_FILES]:
+            if self._delivered:
+                return
+            with suppress(rarfile.BadRarFile):
+                self._read_alone(info).close()
+        if not self._delivered:
+            raise EnvironmentProblem(
+                f"no program that is installed here ({', '.join(programs())}) unpacks {self._path}. Install another of "
+                f"{', '.join(_PROGRAMS)} (Debian and Ubuntu: apt install unar, or unrar from non-free; macOS: brew "
+                "install unar); a 7z needs its codec for rar. Where the archive itself is damaged, download it again "
+                "or take it away."
+            )
 
     def _read_up_to(self, info: Any, program: str) -> IO[bytes]:
         if self._output is None:
             self._output, self._next = _Output(program, self._path), 0
         while (skipped := self._infos[self._next]) is not info:
-            _copy(self._output, skipped.file_size, None)
+            digest = _copy(self._output, skipped.file_size, None)
+            self._delivered |= skipped.file_size > 0 and digest == skipped.CRC
             self._next += 1
         self._next += 1
-        return _checked(self._output, info)
+        return self._checked(self._output, info)
 
     def _read_alone(self, info: Any) -> IO[bytes]:
         """After a file that no program unpacks, the later ones may still be whole; not in a solid archive."""
+        name = info.filename
+        if name.startswith(("-", "@")) or "\0" in name:  # programs would take it for an option or a list of files
+            raise rarfile.BadRarFile(f"no program may be asked for {name!r}")
         for program in programs() if not self._archive.is_solid() else []:
             with suppress(rarfile.BadRarFile), _Output(program, self._path, info.filename) as output:
-                return _checked(output, info)
+                return self._checked(output, info)
         raise rarfile.BadRarFile(f"no program unpacks {info.filename}")
+
+    def _checked(self, output: _Output, info: Any) -> IO[bytes]:
+        content = _checked(output, info)
+        self._delivered |= info.file_size > 0  # an empty content is right whatever a program does
+        return content
 
     def close(self) -> None:
         if self._output is not None:
@@ -136,7 +167,8 @@ class _Output:
     """What a program writes."""
 
     def __init__(self, program: str, path: Path, name: str = "") -> None:
-        command = [program, *_PROGRAMS[program], str(path.absolute()), *([name] if name else [])]
+        asked_for = [*(["--"] if program == "bsdtar" else []), name] if name else []
+        command = [program, *_PROGRAMS[program], str(path.absolute()), *asked_for]
         nothing = subprocess.DEVNULL
         words = {**os.environ, "LC_ALL": "C.UTF-8"}  # unar fails on names that the locale has no letters for
         self._process = subprocess.Popen(command, stdin=nothing, stdout=subprocess.PIPE, stderr=nothing, env=words)

@@ -18,11 +18,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..home import home
+from . import rar
+from .archive_cache import stamp
 from .files import replacing
 from .sources import SourceFile
 
 _SCHEMA = pa.schema(
-    [("path", pa.string()), ("revision", pa.int32()), ("mtime_ns", pa.int64()), ("archive_ns", pa.int64())]
+    [
+        ("path", pa.string()),
+        ("revision", pa.int32()),
+        ("mtime_ns", pa.int64()),
+        ("archive_ns", pa.int64()),
+        ("unpackers", pa.string()),
+    ]
 )
 
 
@@ -32,26 +40,30 @@ class Seen(NamedTuple):
     Args:
         revision: of the store's row that holds this state, or will.
         mtime_ns: its time of change.
-        archive_ns: that of its archive, 0 for a file on disk.
+        archive_ns: that of its archive, added up over all parts of it, 0 for a file on disk.
+        unpackers: the programs for rar that were installed, where reading it may need one: another may do better.
     """
 
     revision: int
     mtime_ns: int
     archive_ns: int
+    unpackers: str
 
 
 def look_at(files: Iterable[tuple[SourceFile, int]]) -> Iterator[Seen]:
     """What sources look like now, each given with the revision of the row that holds it, or will."""
     archives: dict[Path, int] = {}
+    installed = " ".join(rar.programs())
     for file, revision in files:
         if file.member is not None and file.path not in archives:
             archives[file.path] = _mtime_ns(file.path)
-        yield Seen(revision, file.stat()[1], archives[file.path] if file.member is not None else 0)
+        programs = installed if file.in_stream and ".rar" in str(file).lower() else ""
+        yield Seen(revision, file.stat()[1], archives[file.path] if file.member is not None else 0, programs)
 
 
-def _mtime_ns(path: Path) -> int:
+def _mtime_ns(archive: Path) -> int:
     try:
-        return os.stat(path).st_mtime_ns
+        return sum(mtime_ns for _, _, mtime_ns in stamp(archive)) % 2**63
     except OSError:
         return 0
 
