@@ -24,6 +24,7 @@ class Fault:
         announced: what Content-Length says instead of the truth.
         ranges: whether range requests are obeyed.
         pause: seconds between pieces of 4096 bytes.
+        content: sent instead of the file's.
     """
 
     cut_after: int | None = None
@@ -32,11 +33,12 @@ class Fault:
     announced: int | None = None
     ranges: bool = True
     pause: float = 0.0
+    content: bytes | None = None
 
 
 @dataclass
 class Server:
-    """`requests` are (method, path, first byte asked for); `versions` are ETags by path."""
+    """`requests` are (method, path, first byte asked for); `versions` are ETags by path, "" for none."""
 
     url: str
     folder: Path
@@ -95,7 +97,7 @@ def _answer(handler: BaseHTTPRequestHandler, server: Server, body: bool) -> None
         handler.send_header("Content-Length", "0")
         handler.end_headers()
         return
-    content = file.read_bytes()
+    content = file.read_bytes() if fault.content is None else fault.content
     total = len(content) if fault.announced is None else fault.announced
     ranged = asked is not None and fault.ranges
     if ranged and first >= total:
@@ -110,7 +112,8 @@ def _answer(handler: BaseHTTPRequestHandler, server: Server, body: bool) -> None
         content = content[first:]
         total -= first
     handler.send_header("Content-Length", str(total))
-    handler.send_header("ETag", server.versions.get(path, '"1"'))
+    if version := server.versions.get(path, '"1"'):
+        handler.send_header("ETag", version)
     handler.end_headers()
     if not body:
         return

@@ -136,6 +136,28 @@ def test_behind_a_form(dataset: str, home: Path) -> None:
     assert not home.exists()
 
 
+def test_no_standard_input(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)  # as of `vidssl prep k400 <&-`
+    with pytest.raises(ConfigError, match="no terminal to ask on"):
+        verb("k400")
+
+
+@pytest.mark.parametrize("options", [{"download": True}, {}])
+def test_dry_run_of_a_download_as_json(
+    options: dict[str, bool], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By hand as in `test_estimate_of_k400`."""
+    verb("k400", subset="50k", short_side=128, workers=2, dry_run=True, as_json=True, **options)
+    told = json.loads(capsys.readouterr().out)
+    figures = told["download"]
+    assert (told["dataset"], told["dry_run"], figures["archives"]) == ("k400", True, 263)
+    assert (figures["videos"], figures["all_videos"]) == (69_881, 260_139)
+    assert figures["kept_bytes"] == 69_881 * 10 * 28_043
+    assert figures["transcode_seconds"] == pytest.approx(69_881 * 10 * 0.031 / 2)
+    assert figures["transfer_seconds"] == pytest.approx(figures["fetched_bytes"] / 50e6)
+    assert not home.exists()
+
+
 def test_answers_on_a_terminal(home: Path) -> None:
     terminal, theirs = pty.openpty()
     environment = {**os.environ, "COLUMNS": "200"}
@@ -185,6 +207,11 @@ def test_consent_downloads(
         ("ucf101", {"download": True, "mirror": "/mnt/x"}, "http://"),
         ("ucf101", {"download": True, "max_disk": "much"}, "200GB"),
         ("ucf101", {"download": True, "format": "h265"}, "h264"),
+        ("k400", {"format": "h265"}, "h264"),
+        ("k400", {"short_side": -5}, "32 to 1080"),
+        ("k400", {"short_side": 0}, "32 to 1080"),
+        ("embedded", {"short_side": 0}, "32 to 1080"),
+        ("k400", {"workers": -2}, "1 or more"),
         ("embedded", {"download": True}, "rendered"),
         ("folder", {"download": True, "name": "x"}, "--source DIR"),
         ("folder", {}, "--source DIR and --name NAME"),
@@ -208,12 +235,12 @@ def test_estimate_of_k400() -> None:
     0.031 s of work a second in 2 processes; the sum of the bytes of all parts at 50 MB/s."""
     public = ORIGINS["k400"].public
     assert public is not None
-    fetches, keeps, takes = estimate(public, 50_000, 128, "h264", 2, 20 * 10**9)
+    fetches, keeps, takes = estimate(public, 50_000, 128, "h264", 2, 20 * 10**9).lines()
     assert fetches.split()[1:6] == ["411.2", "GB", "in", "263", "archives,"]
     assert "at most 20 GB" in fetches
-    assert keeps == "keeps   about 69,881 of 260,139 videos, about 19.6 GB"
+    assert keeps == "keeps   about 69,881 of 260,139 videos, about 19.6 GB (twice that while the store is written)"
     assert takes.startswith("takes   2.3 h at 50 MB/s; meanwhile about 3.0 h to transcode in 2 processes")
-    assert "260,139 of 260,139" in estimate(public, None, 128, "h264", 2, 10**9)[1]
+    assert "260,139 of 260,139" in estimate(public, None, 128, "h264", 2, 10**9).lines()[1]
 
 
 def test_sizes_as_people_write_them() -> None:

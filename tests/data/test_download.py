@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import resource
+import ssl
 import threading
 from collections.abc import Iterator
+from http.client import HTTPResponse
 from pathlib import Path
 
 import pytest
@@ -97,6 +100,14 @@ def _replaced(server: Server) -> bool:
     return server.versions.get("file") == '"2"'
 
 
+def test_without_a_version_it_begins_again(server: Server, target: Path) -> None:
+    server.versions["file"] = ""
+    server.faults["file"] = Fault(cut_after=10_000, times=2)
+    fetch(f"{server.url}/file", target)
+    assert target.read_bytes() == CONTENT
+    assert server.bodies("file") == [0, 0, 0]
+
+
 @pytest.mark.parametrize("now", [b"", CONTENT[:5_000], CONTENT * 2])
 def test_another_size_begins_again(now: bytes, server: Server, target: Path) -> None:
     """The same version, another length: what a broken mirror shows."""
@@ -134,6 +145,33 @@ def test_busy_server_is_asked_again(server: Server, target: Path) -> None:
     server.faults["file"] = Fault(status=503, times=2)
     fetch(f"{server.url}/file", target)
     assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "error", [ssl.SSLError(1, "EOF occurred in violation of protocol"), OSError(errno.EHOSTUNREACH, "No route to host")]
+)
+@pytest.mark.parametrize("while_", ["read1", "begin"])
+def test_failures_of_tls_and_routes_pass(
+    while_: str, error: OSError, server: Server, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in the body alone: urllib passes them on as they are while it waits for the head, too."""
+    real, calls = getattr(HTTPResponse, while_), []
+
+    def failing(self: HTTPResponse, *arguments: int) -> bytes:
+        calls.append(1)
+        if len(calls) == 2:
+            raise error
+        result: bytes = real(self, *arguments)
+        return result
+
+    monkeypatch.setattr(HTTPResponse, while_, failing)
+    if while_ == "begin":
+        assert size_of(f"{server.url}/file") == 25_600
+    fetch(f"{server.url}/file", target)
+    assert target.read_bytes() == CONTENT
+    monkeypatch.setattr(HTTPResponse, while_, lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises(EnvironmentProblem, match=rf"3 tries in a row brought nothing: .*{error.strerror}"):
+        fetch(f"{server.url}/file", target.with_name("other"))
 
 
 def test_no_network(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:

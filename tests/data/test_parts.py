@@ -301,18 +301,96 @@ def test_a_page_in_place_of_an_archive(server: Server, home: Path, from_folder: 
     assert hashes(home / "data" / "k400") == from_folder()
 
 
+def test_archive_that_is_damaged_on_its_way_comes_again(server: Server, home: Path, from_folder: Any) -> None:
+    whole = (server.folder / "train" / "part_1.tar.gz").read_bytes()
+    server.faults["train/part_1.tar.gz"] = Fault(content=whole[:-63_000], times=1)
+    fetch_all(server)
+    assert server.bodies("train/part_1.tar.gz") == [0, 0]
+    assert hashes(home / "data" / "k400") == from_folder()
+
+
 def test_archive_that_is_damaged_on_the_server(server: Server, home: Path, tmp_path: Path) -> None:
-    """What can be read of it is taken, as from a folder of archives, and nothing comes again."""
+    """What can be read of it is taken, as from a folder of archives, when it has come twice."""
     for part in ("part_0.tar.gz", "part_1.tar.gz"):  # the second is a plain tar
         file = server.folder / "train" / part
         file.write_bytes(file.read_bytes()[: -(60_000 + 3_000)])  # through a video
     fetch_all(server)
-    assert len(bodies(server)) == len(set(bodies(server)))
+    twice = sorted(path for path in set(bodies(server)) if bodies(server).count(path) == 2)
+    assert twice == ["train/part_0.tar.gz", "train/part_1.tar.gz"]
+    assert len(bodies(server)) == len(set(bodies(server))) + 2
     run_prep(server.folder, tmp_path / "archives", name="k400", dataset="k400")
     assert hashes(home / "data" / "k400") == hashes(tmp_path / "archives")
     reasons = [row["reason"] for row in manifest(tmp_path / "archives").values() if row["status"] != "ok"]
     assert reasons
     assert all("part_" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("file", ["annotations/train.csv", "train/k400_train_path.txt"])
+def test_a_page_in_place_of_a_table_or_list(file: str, server: Server, home: Path, from_folder: Any) -> None:
+    server.faults[file] = Fault(content=b"<html>\n<body>Please log in</body>\n</html>\n")
+    with pytest.raises(DataError, match=rf"{server.url}/{file}(.|\n)*removed(.|\n)*--mirror"):
+        fetch_all(server)
+    server.faults.clear()
+    fetch_all(server)
+    assert hashes(home / "data" / "k400") == from_folder()
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ("file:///etc/x.tar.gz\n", "no address of an archive"),
+        (f"{BASE}train/part_0.tar.gz\nhttp://elsewhere/part_0.tar.gz\n", "there twice"),
+        ("\n", "empty"),
+    ],
+)
+def test_lists_that_are_not_followed(lines: str, says: str, server: Server, home: Path) -> None:
+    (server.folder / "val" / "k400_val_path.txt").write_text(lines)
+    with pytest.raises(DataError, match=rf"k400_val_path\.txt is no list of archives: .*{says}"):
+        fetch_all(server)
+    assert not (home / "downloads" / "k400" / "lists" / "val" / "k400_val_path.txt").exists()
+
+
+def test_other_settings_than_those_of_an_unfinished_download(
+    server: Server, home: Path, from_folder: Any, tmp_path: Path
+) -> None:
+    server.faults["train/part_2.tar.gz"] = Fault(status=404)
+    with pytest.raises(DataError):
+        fetch_all(server, short_side=32)
+    server.faults.clear()
+    fetch_all(server)
+    assert hashes(home / "data" / "k400") == from_folder()
+    server.requests.clear()
+    fetch_all(server, short_side=32, store_dir=tmp_path / "k400")
+    assert hashes(tmp_path / "k400") == from_folder(short_side=32)
+    assert bodies(server) == ["train/part_2.tar.gz"], "what was kept for these settings is still there"
+    assert not (home / "downloads" / "k400" / "kept").exists()
+
+
+def test_what_a_kill_left_is_removed(server: Server, home: Path) -> None:
+    downloads = home / "downloads" / "k400"
+    places = (downloads / "kept" / "h264-48-cover-8-h264", downloads / "source" / "train")
+    left = [places[0] / name for name in (".copy-7", ".vidssl-x.tmp", ".00000001.json.77.tmp")]
+    left.append(places[1] / ".part_0.tar.gz.members.json.77.tmp")
+    for file in left:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    (server.folder / "val" / "k400_val_path.txt").unlink()
+    with pytest.raises(DataError, match="404"):
+        fetch_all(server)
+    assert not [file for file in left if file.exists()]
+
+
+def test_sigterm_stops_a_download_as_ctrl_c_does(server: Server, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def terminated(job: Job) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(parts, "process", terminated)
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("SIGTERM was not handled"))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fetch_all(server)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # ---- disk
@@ -369,15 +447,16 @@ def command(server: Server, home: Path, *words: str) -> subprocess.Popen[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_at_random_moments(seed: int, server: Server, home: Path, from_folder: Any) -> None:
-    moments, begun = random.Random(seed), home / "downloads" / "k400" / "arriving"
+    moments = random.Random(seed)
     for archive in server.folder.rglob("*.t*gz"):
         server.faults[archive.relative_to(server.folder).as_posix()] = Fault(pause=0.05)
     kills = 0
     for _ in range(3):
+        before = _arrived_or_kept(home)
         running = command(server, home, "--subset", "6")
-        while not begun.exists() and running.poll() is None:
+        while _arrived_or_kept(home) == before and running.poll() is None:
             time.sleep(0.01)
-        time.sleep(moments.uniform(0, 1.5))
+        time.sleep(moments.uniform(0, 1.0))
         running.kill()
         kills += running.wait() == -signal.SIGKILL
         running.communicate()
@@ -386,6 +465,17 @@ def test_killed_at_random_moments(seed: int, server: Server, home: Path, from_fo
     _, err = running.communicate(timeout=60)
     assert running.returncode == 0, err
     assert hashes(home / "data" / "k400") == from_folder(subset=6)
+
+
+def _arrived_or_kept(home: Path) -> dict[str, int]:
+    """Bytes of archives that are coming, by name, and how many videos are kept."""
+    found = {"kept": 0}
+    for folder, _, files in os.walk(home / "downloads"):
+        for file in files:
+            if file.endswith(".part"):
+                found[file] = download.size_on_disk(Path(folder, file))
+            found["kept"] += "/kept/" in folder and file.endswith(".json")
+    return found
 
 
 def test_command_says_what_went_wrong(server: Server, home: Path) -> None:

@@ -20,7 +20,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
+from .archives import is_archive_name
+
+AGAIN = (
+    "It was removed, what was finished before stays. A proxy or the server may send a page in its place: try again, or "
+    "another copy with --mirror URL."
+)
 
 
 @dataclass(frozen=True)
@@ -156,6 +162,27 @@ def rebased(address: str, public: Public, mirror: str | None) -> str:
         return base + address
     scheme_free, own = address.partition("://")[2], public.base.partition("://")[2]
     return base + scheme_free.removeprefix(own) if scheme_free.startswith(own) else address
+
+
+def listed_addresses(content: bytes, address: str) -> list[str]:
+    """The addresses that a list of archives has, one a line, each http://, https:// or below the base.
+
+    Args:
+        address: of the list, to be named.
+
+    Raises:
+        DataError: it is something else, as a page that a server sends in its place.
+    """
+    lines = [line.strip() for line in content.decode("utf-8", "replace").splitlines() if line.strip()]
+    names = [line.rpartition("/")[2] for line in lines]
+    for line, name in zip(lines, names, strict=True):
+        web = "://" not in line or line.startswith(("http://", "https://"))
+        if not (web and line.isprintable() and is_archive_name(name) and names.count(name) == 1):
+            why = "is there twice" if names.count(name) > 1 else "is no address of an archive"
+            raise DataError(f"{address} is no list of archives: {line[:80]!r} in it {why}. {AGAIN}")
+    if not lines:
+        raise DataError(f"{address} is no list of archives: it is empty. {AGAIN}")
+    return lines
 
 
 def check_mirror(mirror: str) -> None:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError, EnvironmentProblem
@@ -67,6 +68,46 @@ def remember(key: str, source: Path) -> None:
         ) from error
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """What a download fetches, keeps and takes.
+
+    Args:
+        fetched_bytes, archives: what comes.
+        archive_bytes: of it on disk at once, at most.
+        videos, all_videos: kept, and in the archives.
+        kept_bytes: of the videos, None where their length is not known. While the store is written they are there
+            twice: in it, and as they were kept, so that a kill costs nothing.
+        transfer_seconds: at DOWNLOAD_MB_PER_SECOND.
+        transcode_seconds: in all `workers`, of videos 256 px high; None as above.
+    """
+
+    fetched_bytes: int
+    archives: int
+    archive_bytes: int
+    videos: int
+    all_videos: int
+    kept_bytes: int | None
+    transfer_seconds: float
+    transcode_seconds: float | None
+    workers: int
+
+    def lines(self) -> list[str]:
+        keeps = working = ""
+        if self.kept_bytes is not None and self.transcode_seconds is not None:
+            keeps = f", about {self.kept_bytes / 1e9:.1f} GB (twice that while the store is written)"
+            working = (
+                f"; meanwhile about {_hours(self.transcode_seconds)} to transcode in {self.workers} processes (of "
+                "videos 256 px high; more of larger ones)"
+            )
+        return [
+            f"fetches {self.fetched_bytes / 1e9:.1f} GB in {self.archives} archive{'s' * (self.archives > 1)}, at most "
+            f"{self.archive_bytes / 1e9:g} GB of them on disk at once",
+            f"keeps   about {self.videos:,} of {self.all_videos:,} videos{keeps}",
+            f"takes   {_hours(self.transfer_seconds)} at {DOWNLOAD_MB_PER_SECOND} MB/s{working}",
+        ]
+
+
 def ways(dataset: str, subset: int | None, short_side: int, format: str, workers: int | None, max_disk: int) -> str:
     """The three ways to a source, with what the download would fetch, keep and take. Arguments as of `prepare`.
 
@@ -84,7 +125,7 @@ def ways(dataset: str, subset: int | None, short_side: int, format: str, workers
     if origin.public is None:
         lines += [f"  3. download  Not possible: {origin.terms}.", f"               {origin.page}"]
     else:
-        figures = estimate(origin.public, subset, short_side, format, workers, max_disk)
+        figures = estimate(origin.public, subset, short_side, format, workers, max_disk).lines()
         lines += [f"  3. download  {command} --download", *(f"               {line}" for line in figures)]
         lines.append(f"               from {origin.public.base} ({origin.page})")
     return "\n".join(lines)
@@ -92,8 +133,8 @@ def ways(dataset: str, subset: int | None, short_side: int, format: str, workers
 
 def estimate(
     public: Public, subset: int | None, short_side: int, format: str, workers: int | None, max_disk: int
-) -> list[str]:
-    """What a download fetches, keeps and takes, a line each."""
+) -> Estimate:
+    """What a download fetches, keeps and takes. Arguments as of `ways`."""
     workers = workers or len(os.sched_getaffinity(0))
     size = sum(part.bytes for part in public.parts)
     archives = sum(part.count for part in public.parts)
@@ -102,18 +143,12 @@ def estimate(
     videos = there if subset is None else min(there, subset + tests)
     stored, seconds = _per_second(short_side, format)
     length = videos * public.seconds
-    keeps = f", about {stored * length / 1e9:.1f} GB" if length else ""
-    working = (
-        f"; meanwhile about {_hours(seconds * length / workers)} to transcode in {workers} processes (of videos 256 px "
-        "high; more of larger ones)"
-    )
-    return [
-        f"fetches {size / 1e9:.1f} GB in {archives} archive{'s' * (archives > 1)}, at most {max_disk / 1e9:g} GB of "
-        "them on disk at once",
-        f"keeps   about {videos:,} of {there:,} videos{keeps}",
-        f"takes   {_hours(size / (DOWNLOAD_MB_PER_SECOND * 1e6))} at {DOWNLOAD_MB_PER_SECOND} MB/s"
-        + (working if length else ""),
-    ]
+    return Estimate(
+        fetched_bytes=size, archives=archives, archive_bytes=max_disk, videos=videos, all_videos=there,
+        kept_bytes=round(stored * length) if length else None,
+        transfer_seconds=size / (DOWNLOAD_MB_PER_SECOND * 1e6),
+        transcode_seconds=seconds * length / workers if length else None, workers=workers,
+    )  # fmt: skip
 
 
 def _per_second(short_side: int, format: str) -> tuple[float, float]:

@@ -1,8 +1,8 @@
 """One file over HTTP, to its end: goes on where it was cut, is checked against its size, and only then gets its name.
 
 What has arrived lies in NAME.part, with the size and the version (ETag or Last-Modified) that the server gave in
-NAME.part.json. A later try asks for the rest (a range request). Where the server has no ranges, or has another version
-by now, it begins again: halves of two versions are never put together.
+NAME.part.json. A later try asks for the rest (a range request). Where the server has no ranges, says no version, or has
+another one by now, it begins again: halves of two versions are never put together.
 """
 
 from __future__ import annotations
@@ -118,6 +118,9 @@ def _transfer(
     have, known = size_on_disk(part), _known(part)
     if have and have == known.bytes:
         return True
+    if have and not known.version:
+        _begin_again(part)
+        have = 0
     request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         answer = _open(request)
@@ -135,21 +138,32 @@ def _transfer(
                 return False
         if not have:
             _note(part, now)
-        with part.open("ab") as out:
-            while chunk := answer.read1(_CHUNK_BYTES):
+        with part.open("ab", buffering=0) as out:  # a buffer would fail once more when it is closed
+            while chunk := _read(answer):
                 _write(out, chunk, address, part)
                 have += len(chunk)
                 progress(have, now.bytes)
                 if stop is not None and stop.is_set():
                     raise Stopped
-            _write(out, b"", address, part)
             os.fsync(out.fileno())
     return now.bytes is None or have == now.bytes
 
 
 def _open(request: urllib.request.Request) -> HTTPResponse:
-    answer: HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    try:
+        answer: HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.URLError:
+        raise
+    except OSError as error:  # while it waits for the answer, urllib leaves them as they are
+        raise ConnectionError(str(error)) from error
     return answer
+
+
+def _read(answer: HTTPResponse) -> bytes:
+    try:
+        return answer.read1(_CHUNK_BYTES)
+    except OSError as error:  # also those of TLS and of routes: here they are never the disk's
+        raise ConnectionError(str(error)) from error
 
 
 def _remote(answer: HTTPResponse) -> Remote:
@@ -189,10 +203,10 @@ def _wait(seconds: float, stop: threading.Event | None) -> None:
 
 
 def _write(out: Any, chunk: bytes, address: str, part: Path) -> None:
+    left = memoryview(chunk)
     try:
-        out.write(chunk)
-        if not chunk:
-            out.flush()
+        while left:
+            left = left[out.write(left) :]
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         free = f" ({shutil.disk_usage(part.parent).free / 1e9:.1f} GB are free)" if full else ""

@@ -1,7 +1,8 @@
 """Transcoded videos whose sources are gone already: kept until the choice is final, then laid into the store.
 
 They lie in a folder as in a store's staging folder (`shards.py`), numbered by their places among all videos that the
-tables name: that number does not change while archives come and go, as the number in the store does.
+tables name: that number does not change while archives come and go, as the number in the store does. Videos of other
+settings (format, size, fit) lie in another folder.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from .lock import locked
-from .manifest import current_rows
+from .manifest import current_rows, settings
 from .prep_plan import choose, make_plan
 from .shards import MAX_SHARD_VIDEOS, stage, staged_row
 from .sources import Listing, SourceFile, SourceVideo
@@ -32,6 +33,11 @@ def as_if_there(listing: Listing) -> Listing:
     here = [replace(video, problem="") for video in listing.videos]
     gone = [SourceVideo(v.id, SourceFile(v.id, Path(v.id)), v.label, v.split) for v in listing.missing]
     return replace(listing, videos=sorted([*here, *gone], key=lambda video: video.id), missing=[])
+
+
+def folder_for(meta: StoreMeta) -> str:
+    """Name of the folder for videos of these settings."""
+    return "-".join(str(value) for value in settings(meta).values())
 
 
 class Kept:

@@ -11,9 +11,9 @@ for it), and what is there is known only when the last archive has been seen. Th
    store is that of `prepare --source` on the same archives.
 
 Below `$VIDSSL_HOME/downloads/NAME` lie `source` (tables, and the members of every archive that was seen,
-`member_lists.py`), `lists` (of addresses), `kept` (transcoded videos), `look` (what one archive shows to a reader) and
-`arriving` (archives: the one in work and the one after it, together at most --max-disk). An archive is done when its
-members are known and it is deleted.
+`member_lists.py`), `lists` (of addresses), `kept` (transcoded videos, a folder for each choice of settings), `look`
+(what one archive shows to a reader) and `arriving` (archives: the one in work and the one after it, together at most
+--max-disk). An archive is done when its members are known and it is deleted.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,17 +30,18 @@ from typing import Any
 from ..engine.progress import Meter, Reporter
 from ..errors import DataError
 from ..home import home, stores_dir
-from .addresses import Public, check_mirror, public_of, rebased
-from .archives import read_contents
-from .arrivals import Archive, Arrivals
+from .addresses import AGAIN, Public, check_mirror, listed_addresses, public_of, rebased
+from .archives import Contents, read_contents
+from .arrivals import Archive, Arrivals, Coming
 from .datasets import DATASETS
-from .download import fetch
-from .feeder import Feeder
-from .kept import Kept, as_if_there
+from .download import fetch, forget
+from .feeder import Feeder, remove_copies
+from .files import remove_temporaries
+from .kept import Kept, as_if_there, folder_for
 from .lock import locked
 from .member_lists import list_of, write_members
 from .pool import Died, WorkerPool
-from .prep import prepare
+from .prep import prepare, terminable
 from .prep_checks import cannot_write, check_same_settings, check_settings, meta_for
 from .prep_plan import choose
 from .prep_summary import PrepSummary
@@ -83,11 +85,14 @@ def prepare_downloaded(
     check_same_settings(store, meta)
     workers = workers or len(os.sched_getaffinity(0))
     folder = home() / "downloads" / dataset
-    kept, arrivals = folder / "kept", folder / "arriving"
+    kept, arrivals = folder / "kept" / folder_for(meta), folder / "arriving"
     try:
         for place in (folder / "source", folder / "lists", kept, arrivals):
             place.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
+        with locked(folder), terminable():
+            remove_copies(kept)
+            for below, _, _ in os.walk(folder):
+                remove_temporaries(Path(below))
             flow = _Flow(folder, dataset, public, mirror, subset, workers, progress)
             flow.run(Kept(kept, store, meta, workers, shard_videos), Arrivals(arrivals, max_disk))
             summary = prepare(
@@ -95,6 +100,8 @@ def prepare_downloaded(
                 progress=progress, store_dir=store_dir, shard_videos=shard_videos, **settings,
             )  # fmt: skip
             shutil.rmtree(kept)
+            with suppress(OSError):  # videos of other settings are still there
+                kept.parent.rmdir()
             shutil.rmtree(arrivals)
     except (OSError, NotWritten) as error:
         raise cannot_write(folder, error) from error
@@ -129,7 +136,7 @@ class _Flow:
         """
         shutil.rmtree(self._look, ignore_errors=True)
         for address in self._public.tables:
-            table = fetch(rebased(address, self._public, self._mirror), _made(self._source / address))
+            table = fetch(self._whole(address), _made(self._source / address))
             shutil.copyfile(table, _made(self._look / address))
         archives = list(self._archives(arrivals.folder))
         for archive in archives:
@@ -137,7 +144,7 @@ class _Flow:
                 need_program(archive.file)  # rather now than when it has come
         arrivals.tidy(archives)
         self._work_through([archive for archive in archives if not archive.done], archives[0], None, kept, arrivals)
-        while lacking := kept.hand_over(self._read(self._source, None), self._subset):
+        while lacking := kept.hand_over(self._listing(self._source), self._subset):
             again = [archive for archive in archives if archive.stand_for in lacking.values()]
             self._progress.say(f"{len(lacking)} videos were not kept: {len(again)} archives come again for them")
             self._work_through(again, archives[0], set(lacking), kept, arrivals)
@@ -147,14 +154,16 @@ class _Flow:
         for part in self._public.parts:
             addresses = [part.address]
             if part.listed:
-                file = fetch(rebased(part.address, self._public, self._mirror), _made(self._lists / part.address))
-                addresses = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+                file = fetch(self._whole(part.address), _made(self._lists / part.address))
+                try:
+                    addresses = listed_addresses(file.read_bytes(), self._whole(part.address))
+                except DataError:
+                    forget(file)
+                    raise
             for address in addresses:
                 name = address.rpartition("/")[2]
                 stand_for = _made(self._source / part.name / name)
-                yield Archive(
-                    rebased(address, self._public, self._mirror), _made(arriving / part.name / name), stand_for
-                )
+                yield Archive(self._whole(address), _made(arriving / part.name / name), stand_for)
 
     def _work_through(
         self, archives: list[Archive], first: Archive, wanted: set[str] | None, kept: Kept, arrivals: Arrivals
@@ -172,7 +181,7 @@ class _Flow:
                 arrivals.make_room(archive, following)
                 coming.wait(archive, _beside(meter, place))
                 if not archive.seen:
-                    self._note_members(archive, arrivals)
+                    self._note_members(archive, arrivals, coming, _beside(meter, place))
                 listing = self._listing_of(archive, first)
                 if wanted is None:
                     wanted = self._wanted_of(as_if_there(listing))
@@ -202,28 +211,52 @@ class _Flow:
             place = _made(self._look / "archives" / one.stand_for.relative_to(self._source))
             shutil.copyfile(list_of(one.stand_for), list_of(place))
             places[place] = one.file
-        listing: Listing = self._read(self._look, None)
+        listing = self._listing(self._look)
         videos = [
             replace(video, file=replace(video.file, path=places.get(video.file.path, video.file.path)))
             for video in listing.videos
         ]
         return replace(listing, videos=videos)
 
-    def _note_members(self, archive: Archive, arrivals: Arrivals) -> None:
-        """Notes what an archive holds. Raises DataError where that is nothing, and removes it then."""
-        contents = read_contents(archive.file)
+    def _listing(self, folder: Path) -> Listing:
+        """What the reader of the data set gives. Where that is DataError, the tables are removed."""
+        try:
+            listing: Listing = self._read(folder, None)
+        except DataError as error:
+            for address in self._public.tables:
+                forget(self._source / address)
+            tables = ", ".join(map(self._whole, self._public.tables))
+            raise DataError(f"{error} It goes by what came from {tables}. {AGAIN}") from error
+        return listing
+
+    def _whole(self, address: str) -> str:
+        return rebased(address, self._public, self._mirror)
+
+    def _note_members(self, archive: Archive, arrivals: Arrivals, coming: Coming, tell: Callable[[str], None]) -> None:
+        """Notes what an archive holds. One that is damaged comes a second time: it may have been on its way.
+
+        Raises DataError where it holds nothing, and removes it then.
+        """
+        contents = self._contents(archive, arrivals)
+        if not contents.whole:
+            self._progress.say(f"{archive.address} came damaged ({contents.notes[0]}): it comes again")
+            arrivals.forget(archive)
+            coming.wait(archive, tell)
+            contents = self._contents(archive, arrivals)
         for note in contents.notes:
             self._progress.say(f"{archive.address}: {note}")
+        write_members(archive.stand_for, contents.members)
+
+    def _contents(self, archive: Archive, arrivals: Arrivals) -> Contents:
+        contents = read_contents(archive.file)
         if not contents.members:
             with archive.file.open("rb") as file:
                 head = file.read(20)
             arrivals.forget(archive)
             raise DataError(
-                f"{archive.address} came whole and is no archive with files in it (it begins with {head!r}). It was "
-                "removed, what was finished before stays. A proxy or the server may send a page in its place: try "
-                "again, or another copy with --mirror URL."
+                f"{archive.address} came whole and is no archive with files in it (it begins with {head!r}). {AGAIN}"
             )
-        write_members(archive.stand_for, contents.members)
+        return contents
 
     def _wanted_of(self, there: Listing) -> set[str]:
         """Ids of the videos to keep while nobody knows which are missing: some more than the subset."""

@@ -103,7 +103,7 @@ def prepare(
         return summary
     try:
         store.mkdir(parents=True, exist_ok=True)
-        with locked(store), _terminable():
+        with locked(store), terminable():
             remove_temporaries(store)
             for folder in ("shards", "staging"):
                 (store / folder).mkdir(exist_ok=True)
@@ -149,7 +149,7 @@ def _ffcv_writer() -> ModuleType:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """SIGTERM ends prep as Ctrl-C does. Only the main thread can ask for that."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +63,11 @@ def prep_verb(
     from ..engine.progress import Reporter
     from . import catalog
     from .prep import prepare
+    from .prep_checks import check_settings, meta_for
     from .schedulers import slurm_options
 
+    height = 128 if short_side is None else short_side
+    check_settings(meta_for(name or dataset, format, fit, height), workers)
     reporter = Reporter()
     settings: dict[str, Any] = {
         "name": name or dataset,
@@ -82,7 +86,7 @@ def prep_verb(
             )
         summary = catalog.prepare_embedded(reporter, **settings)
     else:
-        settings |= {"dataset": dataset, "short_side": short_side or 128, "progress": reporter}
+        settings |= {"dataset": dataset, "short_side": height, "progress": reporter}
         most = parse_bytes(max_disk)
         if dataset == "folder" and name is None:
             missing = "--name NAME" if source else "--source DIR and --name NAME"
@@ -100,9 +104,12 @@ def prep_verb(
                 raise ConfigError(f"no source of {dataset} here: {where}. --cluster needs one: give --source DIR.")
             if not download:
                 _consent(settings, most, where, yes)
-            elif dry_run:
-                reporter.say("\n".join(estimate(public_of(dataset), size, short_side or 128, format, workers, most)))
             if dry_run:
+                figures = estimate(public_of(dataset), size, height, format, workers, most)
+                if download:
+                    reporter.say("\n".join(figures.lines()))
+                if as_json:
+                    print(json.dumps({"dataset": dataset, "download": asdict(figures), "dry_run": True}))
                 return
             from .parts import prepare_downloaded
 
@@ -127,7 +134,7 @@ def _consent(settings: dict[str, Any], max_disk: int, why: str, yes: bool) -> No
     if settings["dry_run"] or yes:
         settings["progress"].say(text)
         return
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise ConfigError(f"{text}\nThere is no terminal to ask on. --yes says that you want the download.")
     console = settings["progress"].console
     console.print(text, markup=False)
