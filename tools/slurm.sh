@@ -87,7 +87,7 @@ start() {
         --log-file="$folder/munged.log" --seed-file="$folder/munged.seed" 2>>"$folder/munged.log"
     slurmctld
     slurmd
-    for _ in $(seq 100); do
+    for _ in $(seq 600); do
         if [ "$(sinfo --noheader --format=%T 2>/dev/null)" = idle ]; then
             echo "SLURM_CONF=$SLURM_CONF"
             return
@@ -96,7 +96,7 @@ start() {
     done
     tail -n 5 "$folder"/*.log >&2
     stop
-    fail "the node is not idle after 10 s"
+    fail "the node is not idle after 60 s"
 }
 
 stop() {

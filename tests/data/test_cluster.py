@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import tarfile
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from submitit.core.utils import DelayedSubmission
 
 from vidssl.data import cluster, prep_work
-from vidssl.data.cluster_job import Part, claim, make_place, take_over
+from vidssl.data import prep as prep_module
+from vidssl.data.cluster_job import SUBMISSION, Part, claim, collect, make_place, take_over
 from vidssl.data.pool import WorkerPool
-from vidssl.data.schedulers import SLURM_OPTIONS, check_cluster, slurm_options
+from vidssl.data.prep_plan import PrepPlan
 from vidssl.data.shards import stage
-from vidssl.errors import ConfigError, EnvironmentProblem
+from vidssl.engine.progress import Reporter
+from vidssl.errors import EnvironmentProblem
 
 from .jobs import OPTIONS, ROOT, below, job_ids, make_source, runs, send, staged, submit, wait_for
 from .prepared import hashes, prep
@@ -34,48 +36,36 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     store = tmp_path_factory.mktemp("undisturbed") / "store"
-    prep(source, store, **OPTIONS)
+    summary = prep(source, store, **OPTIONS)
+    assert (summary.ok, summary.rejected) == (9, 1)
     return hashes(store)
 
 
-# ---- what is asked
+def test_ctrl_c_amid_a_submission_cancels_it() -> None:
+    cancelled = []
 
+    class Queue:
+        def room(self, handed: int) -> int:
+            return 1
 
-def test_impossible_settings_are_told() -> None:
-    for words, expected in [
-        ({"cluster": None, "jobs": 2}, "--jobs is for --cluster local or slurm"),
-        ({"cluster": "slum"}, "Did you mean 'slurm'"),
-        ({"cluster": "local", "jobs": 0}, "0 jobs"),
-        ({"cluster": "local", "slurm": {"time": "5"}}, "is for --cluster slurm"),
-        ({"cluster": "slurm", "slurm": {"partion": "cpu"}}, "Did you mean 'partition'"),
-        ({"cluster": "slurm", "slurm": {"nodes": "2"}}, "unknown SLURM option 'nodes'"),
-        ({"cluster": "slurm", "slurm": {"time": "1:00:00"}}, "whole number of minutes"),
-        ({"cluster": "slurm", "slurm": {"cpus_per_task": "0"}}, "whole number from 1"),
-    ]:
-        with pytest.raises(ConfigError, match=expected):
-            check_cluster(**words)  # type: ignore[arg-type]
-    assert slurm_options(["partition=cpu", "gres=a:1=b"]) == {"partition": "cpu", "gres": "a:1=b"}
-    for word in ("partition", "=cpu", "partition="):
-        with pytest.raises(ConfigError, match="KEY=VALUE"):
-            slurm_options([word])
+        def submit(self, parts: list[Part]) -> list[str]:
+            signal.raise_signal(signal.SIGINT)
+            return ["its job"]
 
+        def cancel(self, jobs: list[str]) -> None:
+            cancelled.extend(jobs)
 
-def test_options_are_submitits() -> None:
-    from submitit.slurm import slurm
-
-    assert set(SLURM_OPTIONS) <= slurm.SlurmExecutor._valid_parameters()
-
-
-def test_missing_slurm_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(EnvironmentProblem, match="login node"):
-        check_cluster("slurm")
-
-
-def test_missing_submitit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(EnvironmentProblem, match=r"pip install 'vidssl\[cluster\]'"):
-        check_cluster("local")
+    handed: list[Any] = []
+    part: Any = None
+    queue: Any = Queue()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), cluster._cancelling(queue, handed):
+            cluster._hand_out(queue, deque([cluster._Handed(part, 5)]), handed)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert cancelled == ["its job"]
 
 
 # ---- who may write
@@ -117,16 +107,52 @@ def test_take_over_ends_a_submission_and_keeps_its_videos(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_a_killed_job_is_handed_out_again(source: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
     store = tmp_path / "store"
-    with ThreadPoolExecutor(1) as thread:
-        running = thread.submit(prep, source, store, **LOCAL)
-        wait_for(lambda: staged(store) >= 2)
-        victims = job_ids(store)
-        send(below(int(victims[0]))[1:], signal.SIGKILL)
-        wait_for(lambda: len(job_ids(store)) > len(victims) or running.done())
-        again = len(job_ids(store))
-        summary = running.result()
-    assert (again, summary.ok, summary.rejected) == (3, 9, 1)
+    submitting = submit(source, store, **LOCAL)
+    victim = wait_for(lambda: next(filter(None, (stopped_amid(store, job) for job in job_ids(store))), None))
+    assert len(job_ids(store)) == 2
+    send(victim, signal.SIGKILL)
+    wait_for(lambda: len(job_ids(store)) > 2 or submitting.poll() is not None)
+    assert submitting.poll() is None, "it is handed out again"
+    _, err = submitting.communicate(timeout=120)
+    assert submitting.returncode == 0, err
     assert hashes(store) == undisturbed
+
+
+def stopped_amid(store: Path, job: str) -> list[int]:
+    """The stopped processes of a job that has finished some of its videos and not all; none where it is elsewhere."""
+    file = next(iter((store / "staging").glob(f"{SUBMISSION}*/log/{job}_submitted.pkl")))
+    part = DelayedSubmission.load(file).function.name
+    if not staged(store, part):
+        return []
+    processes = below(int(job))[1:]
+    send(processes, signal.SIGSTOP)
+    if 0 < staged(store, part) < 5:
+        return processes
+    send(processes, signal.SIGCONT)
+    return []
+
+
+@pytest.mark.slow
+def test_what_another_run_took_away_is_handed_out_again(
+    source: Path, undisturbed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run thought dead renames the folder of a finished part: once before it is collected, once amid it."""
+    renamed = []
+
+    def collect_late(place: Path, store: Path) -> None:
+        part = place.name.partition(".")[0]
+        if part not in renamed:
+            if part == "000001":
+                (place / "shards" / "000001.tar").replace(store / "shards" / "000001.tar")
+            renamed.append(part)
+            claim(place.parent, part)
+        collect(place, store)
+
+    monkeypatch.setattr(cluster, "collect", collect_late)
+    summary = prep(source, tmp_path / "store", **LOCAL)
+    assert sorted(renamed) == ["000000", "000001"]
+    assert (summary.ok, summary.rejected) == (9, 1)
+    assert hashes(tmp_path / "store") == undisturbed
 
 
 @pytest.mark.slow
@@ -152,6 +178,22 @@ def test_archives_are_parts(source: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert hashes(tmp_path / "store") == hashes(tmp_path / "alone")
     read = [{job.video.file.path.name for shard in part.plan.jobs for job in shard} for part in parts]
     assert [names for names in read if names != {"class 2.tar"}] == [{"class 0.tar.gz"}, {"class 1.tar.gz"}]
+
+
+@pytest.mark.slow
+def test_replacements_of_damaged_videos_do_not_wait_in_the_queue(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed = []
+
+    def do(store: Path, plan: PrepPlan, cluster: str, workers: int, progress: Reporter, **options: Any) -> None:
+        handed.append([job.video.id for shard in plan.jobs for job in shard])
+        prep_work.work(store, plan, workers, progress)
+
+    monkeypatch.setattr(prep_module, "work_on_cluster", do)
+    summary = prep(source, tmp_path / "store", **LOCAL, subset=9)
+    assert (summary.ok, summary.rejected) == (9, 1)
+    assert [(len(ids), "class 0/empty.mp4" in ids) for ids in handed] == [(9, True)]
 
 
 class Broken(Part):
@@ -211,7 +253,7 @@ def test_ctrl_c_ends_the_jobs_and_keeps_their_videos(
     wait_for(lambda: staged(store) >= 2)
     started = [process for job in job_ids(store) for process in below(int(job))]
     os.killpg(submitting.pid, signal.SIGINT)  # a terminal sends it to all of them
-    _, err = submitting.communicate(timeout=20)
+    _, err = submitting.communicate(timeout=60)
     assert submitting.returncode == 130, err
     assert "same command" in err
     assert "Traceback" not in err

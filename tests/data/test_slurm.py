@@ -5,10 +5,12 @@ tools/slurm.sh start FOLDER && SLURM_CONF=FOLDER/slurm.conf pytest -m slurm; too
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,15 @@ from .prepared import hashes, prep
 pytestmark = pytest.mark.slurm
 
 SLURM = {**OPTIONS, "cluster": "slurm", "workers": 1, "slurm": {"time": "10"}}
+
+
+# Not in sh: dash unblocks the signals that it was started with.
+SLOW_SBATCH = """#!{python}
+import pathlib, subprocess, sys, time
+subprocess.run(["{sbatch}", *sys.argv[1:]], check=True)
+pathlib.Path("{folder}/submitted").touch()
+time.sleep(2)
+"""
 
 
 def ask(*words: str) -> str:
@@ -46,7 +57,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     store = tmp_path_factory.mktemp("undisturbed") / "store"
-    prep(source, store, **OPTIONS)
+    summary = prep(source, store, **OPTIONS)
+    assert (summary.ok, summary.rejected) == (9, 1)
     return hashes(store)
 
 
@@ -59,19 +71,28 @@ def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 )
 def test_a_requeued_job_goes_on(words: list[str], source: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
     store = tmp_path / "store"
-    with ThreadPoolExecutor(1) as thread:
-        running = thread.submit(prep, source, store, **SLURM)
-        wait_for(lambda: staged(store, "000000") >= 2)
-        job = job_ids(store)[0]
-        ask(*words, job)
-        wait_for(lambda: f"{job} PENDING" in queue())
-        kept = staged(store, "000000")
-        ask("scontrol", "update", f"job={job}", "StartTime=now")
-        wait_for(lambda: list((store / "staging").glob("jobs-*/000000.2")))
-        assert staged(store, "000000") >= kept
-        summary = running.result()
-    assert (summary.ok, summary.rejected) == (9, 1)
+    submitting = submit(source, store, **SLURM)
+    wait_for(lambda: staged(store, "000000") >= 2)
+    job = job_ids(store)[0]
+    ask(*words, job)
+    wait_for(lambda: f"{job} PENDING" in queue())
+    kept = staged(store, "000000")
+    ask("scontrol", "update", f"job={job}", "StartTime=now")
+    wait_for(lambda: list((store / "staging").glob("jobs-*/000000.2")))
+    assert staged(store, "000000") >= kept
+    _, err = submitting.communicate(timeout=120)
+    assert submitting.returncode == 0, err
     assert hashes(store) == undisturbed
+
+
+def test_jobs_bounds_the_queue(source: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
+    submitting = submit(source, tmp_path / "store", **SLURM, jobs=1)
+    most = 0
+    while submitting.poll() is None:
+        most = max(most, len(queue().splitlines()))
+        time.sleep(0.05)
+    assert (submitting.returncode, most) == (0, 1)
+    assert hashes(tmp_path / "store") == undisturbed
 
 
 def test_jobs_of_a_killed_prep_do_no_harm(source: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
@@ -92,12 +113,30 @@ def test_a_stopped_prep_cancels_its_jobs(source: Path, tmp_path: Path) -> None:
     submitting = submit(source, store, **SLURM)
     wait_for(lambda: staged(store) >= 1)
     submitting.send_signal(signal.SIGTERM)
-    _, err = submitting.communicate(timeout=20)
+    _, err = submitting.communicate(timeout=60)
     assert submitting.returncode == 130, err
     wait_for(lambda: not queue())
     assert staged(store) >= 1
 
 
+def test_a_prep_stopped_while_it_submits_cancels_its_jobs(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SLURM has the jobs, and its answer is late."""
+    slow = tmp_path / "bin" / "sbatch"
+    slow.parent.mkdir()
+    slow.write_text(SLOW_SBATCH.format(python=sys.executable, sbatch=shutil.which("sbatch"), folder=tmp_path))
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{slow.parent}{os.pathsep}{os.environ['PATH']}")
+    submitting = submit(source, tmp_path / "store", **SLURM)
+    wait_for((tmp_path / "submitted").exists)
+    assert queue()
+    os.killpg(submitting.pid, signal.SIGINT)
+    _, err = submitting.communicate(timeout=60)
+    assert submitting.returncode == 130, err
+    wait_for(lambda: not queue())
+
+
 def test_what_slurm_refuses_is_told(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentProblem, match=r"(?s)SLURM did not take the jobs.*invalid partition.*--slurm"):
+    with pytest.raises(EnvironmentProblem, match=r"(?s)SLURM did not take 2 jobs.*invalid partition.*--slurm.*--jobs"):
         prepare(source=source, store_dir=tmp_path / "store", **{**SLURM, "slurm": {"partition": "nowhere"}})

@@ -14,13 +14,16 @@ after three starts in a row without one more finished video prep ends, with an e
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from ..engine.progress import Reporter
@@ -71,7 +74,8 @@ def work_on_cluster(
             `cluster_job.take_over` was called before the plan was made.
         cluster: "slurm", or "local" for processes of this machine; checked by `schedulers.check_cluster`.
         workers: processes of a job; by default one for each core that SLURM gives it, 1 for "local".
-        jobs: how many at once; by default as many as SLURM lets, for "local" as many as this machine has cores for.
+        jobs: how many at once, those that wait in SLURM's queue included; by default as many as SLURM's arrays can
+            have, for "local" as many as this machine has cores for.
         slurm: parameters of the jobs by submitit's names.
 
     Raises:
@@ -98,8 +102,7 @@ def work_on_cluster(
             alive = scheduler.alive([one.job for one in handed])
             for one in _look(folder, handed, alive):
                 handed.remove(one)
-                if one.part.is_done(one.place()):
-                    collect(one.place(), store)
+                if _collected(one, store):
                     finished += one.videos
                     counts.update(_statuses(store, one.part))
                 else:
@@ -157,9 +160,31 @@ def _streamed(job: Job) -> bool:
 def _hand_out(scheduler: Local | Slurm, waiting: deque[_Handed], handed: list[_Handed]) -> None:
     count = min(len(waiting), scheduler.room(len(handed)))
     batch = [waiting[place] for place in range(count)]
-    for one, job in zip(batch, scheduler.submit([one.part for one in batch]), strict=True):
-        one.job, one.unseen = job, 0
-        handed.append(waiting.popleft())
+    with _held_back():  # a job that is not in `handed` yet would not be cancelled
+        for one, job in zip(batch, scheduler.submit([one.part for one in batch]), strict=True):
+            one.job, one.unseen = job, 0
+            handed.append(waiting.popleft())
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Ctrl-C and SIGTERM take effect at its end. Blocking them would not do: another thread may receive them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 @contextmanager
@@ -169,6 +194,16 @@ def _cancelling(scheduler: Local | Slurm, handed: list[_Handed]) -> Iterator[Non
     except BaseException:
         scheduler.cancel([one.job for one in handed])
         raise
+
+
+def _collected(one: _Handed, store: Path) -> bool:
+    """Moves a finished part into the store. False where it is not finished, or not all of it arrived: another run of
+    the same job, thought dead, may rename the folder at any time."""
+    with suppress(FileNotFoundError):
+        if one.part.is_done(one.place()):
+            collect(one.place(), store)
+            return one.part.is_done(store)
+    return False
 
 
 def _look(folder: Path, handed: list[_Handed], alive: dict[str, str] | None) -> list[_Handed]:

@@ -31,7 +31,7 @@ from .files import remove_temporaries
 from .lock import locked
 from .manifest import merge, write_meta
 from .prep_checks import cannot_write, check_same_settings, check_settings, meta_for
-from .prep_plan import choose, make_plan, rounds
+from .prep_plan import PrepPlan, choose, make_plan, rounds
 from .prep_summary import PrepSummary, begin_summary, estimate, held, sum_up
 from .prep_work import work
 from .schedulers import check_cluster
@@ -109,11 +109,12 @@ def prepare(
                 (store / folder).mkdir(exist_ok=True)
                 remove_temporaries(store / folder)
             take_over(store)
-            plans = []
+            plans: list[PrepPlan] = []
             for plan in rounds(store, meta, listing, subset, threads=workers, shard_videos=shard_videos):
                 if not (store / "store.json").exists():
                     write_meta(store, plan.meta)  # later class names come with the index that uses them, in the merge
-                if cluster is None:
+                # A further round has few videos, in place of damaged ones: not worth another wait in the queue.
+                if cluster is None or (plans and len(plan.jobs) <= 1):
                     work(store, plan, workers, progress)
                 else:
                     work_on_cluster(store, plan, cluster, job_workers, progress, jobs=jobs, slurm=slurm)

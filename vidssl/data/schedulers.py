@@ -11,7 +11,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,16 @@ def check_cluster(cluster: str | None, jobs: int | None = None, slurm: Mapping[s
         )
 
 
+@contextmanager
+def _blocked(*numbers: signal.Signals) -> Iterator[None]:
+    """What is blocked stays so in a new process: Ctrl-C at the terminal is for us, we end the others in order."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Local:
     """Processes of this machine.
 
@@ -104,12 +115,8 @@ class Local:
 
     def submit(self, parts: Sequence[Part]) -> list[Any]:
         """Returns submitit's jobs."""
-        # What is blocked stays so in a new process: Ctrl-C at the terminal is for us, we end the others in order.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _blocked(signal.SIGINT):  # SIGTERM has to reach them: `cancel` sends it
             return [self._executor.submit(part) for part in parts]
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def alive(self, jobs: Sequence[Any]) -> dict[str, str] | None:
         """Id -> state of those that wait or run."""
@@ -130,7 +137,7 @@ class Slurm:
     Args:
         log: folder of the jobs' logs and scripts.
         name: of the jobs.
-        jobs: of an array that run at once, None for as many as SLURM lets.
+        jobs: in the queue at once, waiting or running; None for as many as an array can have.
         workers: processes of a job, None for one a core.
         options: checked by `check_cluster`.
     """
@@ -151,13 +158,17 @@ class Slurm:
         self._executor = AutoExecutor(folder=log, cluster="slurm")
         self._executor.update_parameters(
             name=name,
-            slurm_array_parallelism=jobs or MAX_ARRAY,
+            slurm_array_parallelism=MAX_ARRAY,
             **{f"slurm_{key}": value for key, value in values.items()},
         )
+        self._jobs = jobs or MAX_ARRAY
+        self._arrays: set[str] = set()
+        self._queued = 0
 
     def room(self, handed: int) -> int:
-        """As many as there are: SLURM keeps them waiting."""
-        return MAX_ARRAY
+        """How many more jobs can be submitted now, of which `handed` are not over. Clusters limit what a user has in
+        the queue, and there a job is a little longer than until its work is over."""
+        return self._jobs - max(handed, self._queued)
 
     def submit(self, parts: Sequence[Part]) -> list[Any]:
         """Raises EnvironmentProblem where sbatch does not take them."""
@@ -166,12 +177,15 @@ class Slurm:
         if not parts:
             return []
         try:
-            return self._executor.submit_array(parts)
+            with _blocked(signal.SIGINT, signal.SIGTERM):  # sbatch ends in order: else nobody knows if it has the jobs
+                jobs = self._executor.submit_array(parts)
         except (FailedJobError, FailedSubmissionError) as error:
             raise EnvironmentProblem(
-                f"SLURM did not take the jobs: {str(error).strip()}. Change it with --slurm KEY=VALUE "
-                f"({', '.join(SLURM_OPTIONS)})."
+                f"SLURM did not take {len(parts)} jobs: {str(error).strip()}. Change it with --slurm KEY=VALUE "
+                f"({', '.join(SLURM_OPTIONS)}). Fewer at once: --jobs N."
             ) from None
+        self._arrays |= _arrays(jobs)
+        return jobs
 
     def alive(self, jobs: Sequence[Any]) -> dict[str, str] | None:
         """Id -> state, of a waiting one also the reason; None where SLURM does not answer."""
@@ -182,12 +196,17 @@ class Slurm:
             return None
         states = {}
         for line in answer.stdout.splitlines():
-            job, state, reason = line.split(maxsplit=2)
-            states[job] = state if state == RUNNING else f"{state} ({reason})"
+            job, state, *reason = line.split(maxsplit=2)
+            states[job] = " ".join([state, *(f"({why})" for why in reason if state != RUNNING)])
+        self._queued = sum(job.partition("_")[0] in self._arrays for job in states)
         return states
 
     def cancel(self, jobs: Sequence[Any]) -> None:
         """Asks for it; SLURM does it in its time."""
-        arrays = {job.job_id.partition("_")[0] for job in jobs}
-        if arrays:
+        if arrays := _arrays(jobs):
             subprocess.run(["scancel", *sorted(arrays)], capture_output=True, timeout=_SQUEUE_SECONDS, check=False)
+
+
+def _arrays(jobs: Sequence[Any]) -> set[str]:
+    """Ids of the arrays they belong to, or their own."""
+    return {job.job_id.partition("_")[0] for job in jobs}
