@@ -32,6 +32,10 @@ from .archive_parts import open_parts
 
 _CHUNK_BYTES = 1 << 20
 _BLOCK = 512
+_ZIP_METHODS = [
+    getattr(zipfile, name) for name in ("ZIP_STORED", "ZIP_DEFLATED", "ZIP_BZIP2", "ZIP_LZMA", "ZIP_ZSTANDARD")
+    if hasattr(zipfile, name)
+]  # fmt: skip
 _ENCRYPTED = 1  # bit of a zip entry's flags
 _DAMAGE = (EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, rarfile.Error, struct.error,
            UnicodeDecodeError, NotImplementedError)  # fmt: skip
@@ -226,8 +230,9 @@ def _zip(path: Path) -> Iterator[Entry]:
     with archive:
         if any(info.flag_bits & _ENCRYPTED for info in archive.infolist()):
             raise Damaged(ENCRYPTED)
+        unknown = [info for info in archive.infolist() if info.compress_type not in _ZIP_METHODS]
         for info in archive.infolist():
-            if info.is_dir():
+            if info.is_dir() or info.compress_type not in _ZIP_METHODS:
                 continue
             # Windows tools wrote backslashes, and unzip reads them so
             name = info.filename.replace("\\", "/") if info.create_system == 0 else info.filename
@@ -237,6 +242,12 @@ def _zip(path: Path) -> Iterator[Entry]:
                 _text(name), info.file_size, _zip_time(info), place, place,
                 partial(archive.open, info), kind in (0, stat.S_IFREG),
             )  # fmt: skip
+        if unknown:
+            raise Damaged(
+                f"{len(unknown)} of its files are left out, packed by a method that Python does not know "
+                f"({unknown[0].compress_type}; the first is {_text(unknown[0].filename)!r}): unpack it and give "
+                "--source the folder, or pack it again"
+            )
 
 
 def _rar(path: Path) -> Iterator[Entry]:
@@ -280,19 +291,41 @@ def open_direct(path: Path, offset: int, size: int) -> IO[bytes]:
     with path.open("rb") as file:
         kind = _kind(file.read(8))
     if kind == "zip":
-        archive, infos = _zip_table(path, path.stat().st_mtime_ns)
-        return archive.open(infos[offset])
+        return _open_in_zip(path, offset, size)
     if kind == "rar":
         packed, files = _rar_table(path, path.stat().st_mtime_ns)
         return packed.open(files[offset])
     return io.BufferedReader(_Window(path, offset, size), _CHUNK_BYTES)
 
 
-# Tables of contents stay open for the next of their files, keyed by the time of change too.
-@lru_cache(maxsize=4)
-def _zip_table(path: Path, mtime_ns: int) -> tuple[zipfile.ZipFile, dict[int, zipfile.ZipInfo]]:
-    archive = zipfile.ZipFile(path)
-    return archive, {info.header_offset: info for info in archive.infolist()}
+def _open_in_zip(path: Path, offset: int, size: int) -> IO[bytes]:
+    """As ZipFile.open does it, without reading the table of contents again: there may be hundreds of zips, and videos
+    come in an order that is random in them."""
+    known = _zip_table(path, path.stat().st_mtime_ns).get(offset)
+    if known is None:
+        raise zipfile.BadZipFile(f"{path.name} has changed")
+    info = zipfile.ZipInfo()
+    info.file_size = size
+    info.compress_type, info.compress_size, info.CRC = known
+    file = path.open("rb")
+    try:
+        file.seek(offset)
+        magic, name_bytes, extra_bytes = struct.unpack("<4s22xHH", file.read(30))
+        if magic != b"PK\3\4":
+            raise zipfile.BadZipFile(f"{path.name} has no file at byte {offset}")
+        file.seek(name_bytes + extra_bytes, io.SEEK_CUR)
+        return zipfile.ZipExtFile(file, "r", info, None, True)  # type: ignore[return-value]
+    except BaseException:
+        file.close()
+        raise
+
+
+# Tables of contents are kept for the next of their files, keyed by the time of change too.
+@lru_cache(maxsize=1024)
+def _zip_table(path: Path, mtime_ns: int) -> dict[int, tuple[int, int, int]]:
+    """Method, packed bytes and CRC-32 by offset."""
+    with zipfile.ZipFile(path) as archive:
+        return {i.header_offset: (i.compress_type, i.compress_size, i.CRC) for i in archive.infolist()}
 
 
 @lru_cache(maxsize=4)

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+_SSV2 = "20bn-something-something-v2-"
 _NAME = re.compile(
-    r"(?P<whole>20bn-something-something-v2-|.+\.(?:tar|tgz|tbz2|txz|tar\.(?:gz|bz2|xz))[-._]?(?:part)?[-._]?)"
+    rf"(?P<whole>{_SSV2}|.+\.(?:tar|tgz|tbz2|txz|tar\.(?:gz|bz2|xz))[-._]?(?:part)?[-._]?)"
     r"(?P<number>\d{1,3}|[a-z]{2})(?P<wrap>\.zip)?",
     re.IGNORECASE,
 )
+_FIRST = re.compile(r".+(part[-._]?[01]|0[01]|aa)(\.zip)?", re.IGNORECASE)
 _COMPRESSIONS = (".gz", ".xz")  # two letters that are no number
 
 
@@ -45,15 +47,19 @@ def as_part(path: Path) -> Part | None:
 
 def parts_of(path: Path) -> list[Part]:
     """All parts of what this file is a part of, in order; those after a gap are left out. A part that lies beside the
-    zip that wrapped it counts once. Empty where the file is no part. Raises OSError."""
+    zip that wrapped it counts once. Empty where the file is no part, as those only look like it that are alone and not
+    the first (setup.tar.sh), or beside what they would be put together (a.tar.gz.1, a second download of a.tar.gz).
+    Raises OSError."""
     own = as_part(path)
-    if own is None:
+    if own is None or path.with_name(own.whole.rstrip("-._")).is_file():
         return []
     found: dict[int, Part] = {}
     for file in sorted(path.parent.iterdir()):
         part = as_part(file)
         if part and part.whole == own.whole and not (part.wrapped and part.number in found) and file.is_file():
             found[part.number] = part
+    if len(found) == 1 and not own.whole.lower().startswith(_SSV2) and not _FIRST.fullmatch(path.name):
+        return []
     numbers = sorted(found)
     first = min(numbers[0], 1) if numbers else 0  # some count from 1
     return [found[number] for place, number in enumerate(numbers) if number == first + place]
@@ -68,7 +74,7 @@ def is_first_part(path: Path) -> bool:
 def gap(path: Path) -> str:
     """Says so where parts are missing between others, else ""."""
     own, parts = as_part(path), parts_of(path)
-    if own is None:
+    if not parts or own is None:
         return ""
     known = {part.number for part in parts}
     beyond = [

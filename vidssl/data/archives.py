@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from .archive_formats import Damaged, Entry, entries, is_damage, open_direct, stream_entries
-from .archive_parts import as_part, gap
+from .archive_parts import as_part, gap, parts_of
 
 _NAME = re.compile(r".+\.(tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz)|zip|rar)", re.IGNORECASE)
 _LATER_VOLUME = re.compile(r".+\.part0*([2-9]|[1-9]\d+)\.rar", re.IGNORECASE)
@@ -66,9 +66,22 @@ class Contents:
 
 def is_archive_name(name: str) -> bool:
     """Whether a file is an archive, or the first or a later part of one, by its name."""
-    path = PurePosixPath(name)
-    known = _NAME.fullmatch(path.name) and not _LATER_VOLUME.fullmatch(path.name)
-    return bool(known) or as_part(Path(path.name)) is not None
+    return _is_whole_name(name) or (as_part(Path(name)) is not None and not is_of_macos(name))
+
+
+def is_archive(name: str, path: Path) -> bool:
+    """The same of a file on disk, where other parts beside it say whether it is one. Raises OSError."""
+    return _is_whole_name(name) or (bool(parts_of(path)) and not is_of_macos(name))
+
+
+def is_of_macos(name: str) -> bool:
+    """Whether a file only holds what macOS knows of another one, under the same suffix: zips made there have these."""
+    return name.rpartition("/")[2].startswith("._") or "/__MACOSX/" in f"/{name}"
+
+
+def _is_whole_name(name: str) -> bool:
+    file = PurePosixPath(name).name
+    return bool(_NAME.fullmatch(file) and not _LATER_VOLUME.fullmatch(file)) and not is_of_macos(name)
 
 
 def read_contents(path: Path, tick: Callable[[int], None] = lambda position: None) -> Contents:

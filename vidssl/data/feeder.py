@@ -88,7 +88,7 @@ class Feeder:
         left = {(member.name, member.place): job for job in jobs if (member := job.video.file.member) is not None}
         staging = Path(jobs[0].staging)
         try:
-            for member, content in stream(path, {name for name, _ in left}, staging):
+            for member, content in stream(path, {name for name, _ in left}, staging if staging.is_dir() else None):
                 job = left.pop((member.name, member.place), None)
                 if job is not None:
                     self._ready.put(self._copied(job, content))

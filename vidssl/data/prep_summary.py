@@ -6,12 +6,14 @@ import re
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from ..engine.progress import Reporter
+from .feeder import Feeder
 from .prep_plan import PrepPlan
 from .sources import Listing, SourceVideo
 from .subset import size_name
@@ -108,23 +110,30 @@ def estimate(plan: PrepPlan, summary: PrepSummary, workers: int, progress: Repor
     """Time and size of what is to be done, from a few of its files transcoded here into memory.
 
     The files are spread evenly over the order of work, which is random in the sources; time and size are scaled by the
-    bytes of the sources, and the time is shared among the workers.
+    bytes of the sources, and the time is shared among the workers. Archives are read once, beside the work, however
+    many files of them are done: reading them does not count.
     """
     jobs = [job for part in plan.jobs for job in part]
     summary.skipped, summary.to_do = plan.skipped, len(jobs)
     sizes = [new_row(0, job.video, 0)["bytes"] for job in jobs]
     summary.source_bytes = sum(sizes)
     step = max(1, len(jobs) // _ESTIMATE_FILES)
-    begun, read, written = time.monotonic(), 0, 0
-    with progress.meter("measure", len(jobs[::step])) as meter:
-        for number, (job, size) in enumerate(zip(jobs[::step], sizes[::step], strict=True), 1):
+    samples = jobs[::step]
+    streamed = [job for job in samples if job.video.file.in_stream and not job.video.problem]
+    others = [job for job in samples if not job.video.file.in_stream or job.video.problem]
+    begun, seconds, read, written = time.monotonic(), 0.0, 0, 0
+    with progress.meter("measure", len(samples)) as meter, Feeder(streamed, 1) as feeder:
+        for number, job in enumerate(chain(others, feeder), 1):
+            started = time.monotonic()
             made, _ = transcode_job(job)
-            read, written = read + size, written + len(made.data or b"")
+            seconds += time.monotonic() - started
+            feeder.done(job)
+            read, written = read + new_row(0, job.video, 0)["bytes"], written + len(made.data or b"")
             meter.update(number)
             if time.monotonic() - begun > _ESTIMATE_SECONDS:
                 break
     scale = summary.source_bytes / read if read else 0.0
-    summary.estimated_seconds = round((time.monotonic() - begun) * scale / workers, 1)
+    summary.estimated_seconds = round(seconds * scale / workers, 1)
     summary.estimated_bytes = round(written * scale)
 
 

@@ -14,7 +14,7 @@ from ..errors import DataError
 from .archive_cache import contents_of
 from .archive_formats import is_damage
 from .archive_parts import is_first_part
-from .archives import Member, is_archive_name, open_member, stream
+from .archives import Member, is_archive, is_archive_name, is_of_macos, open_member, stream
 from .member_lists import archive_of, read_members
 from .store import FIRST_SPLIT
 
@@ -24,7 +24,8 @@ _SUFFIXES = (
     ".mp4 .mpeg .mpg .mts .mxf .ogg .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .y4m"
 )
 VIDEO_SUFFIXES = frozenset(_SUFFIXES.split())
-_LIST_BYTES = 64 << 20  # no list or table is bigger
+_TABLE_SUFFIXES = (".csv", ".json", ".txt")
+_TABLES_BYTES = 64 << 20  # of one archive, kept in memory
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,9 @@ class SourceFile:
             return self.path.read_bytes()
         try:
             if self.member.offset is None:
-                texts = _small_members(self.path, self.path.stat().st_mtime_ns)
-                if (self.member.name, self.member.place) not in texts:
-                    raise EOFError
-                return texts[self.member.name, self.member.place]
+                tables = _tables(self.path, self.path.stat().st_mtime_ns)
+                known = tables.get(self.member.place)
+                return _read_alone(self.path, self.member) if known is None else known
             with open_member(self.path, self.member) as content:
                 return content.read()
         except Exception as error:
@@ -93,26 +93,34 @@ class SourceFile:
             raise DataError(f"{self} cannot be read: {self.path.name} is cut or damaged there.") from None
 
 
-@lru_cache(maxsize=8)
-def _small_members(archive: Path, mtime_ns: int) -> dict[tuple[str, tuple[int, ...]], bytes]:
-    """Lists and tables of an archive that has to be read from its beginning: all at once, because it is read once."""
-    members = contents_of([archive])[archive].members
-    left = {
-        (member.name, member.place) for member in members
-        if not is_video_name(member.path) and member.bytes <= _LIST_BYTES
-    }  # fmt: skip
+@lru_cache(maxsize=4)
+def _tables(archive: Path, mtime_ns: int) -> dict[tuple[int, ...], bytes]:
+    """Lists and tables, by place, of an archive that has to be read from its beginning: all at once, as far as there is
+    room, because reading it takes long."""
+    left: dict[tuple[int, ...], str] = {}
+    room = _TABLES_BYTES
+    for member in contents_of([archive])[archive].members:
+        if member.path.lower().endswith(_TABLE_SUFFIXES) and member.bytes <= room:
+            left[member.place] = member.name
+            room -= member.bytes
     found = {}
-    for member, content in stream(archive, {name for name, _ in left}):
-        if (member.name, member.place) in left:
-            left.remove((member.name, member.place))
+    for member, content in stream(archive, set(left.values())) if left else ():
+        if left.pop(member.place, None) is not None:
             try:
-                found[member.name, member.place] = content.read()
+                found[member.place] = content.read()
             except Exception as error:
                 if not is_damage(error):
                     raise
         if not left:
             break
     return found
+
+
+def _read_alone(archive: Path, member: Member) -> bytes:
+    for found, content in stream(archive, {member.name}):
+        if found.place == member.place:
+            return content.read()
+    raise EOFError
 
 
 @dataclass(frozen=True)
@@ -248,7 +256,7 @@ def open_source(source: Path, without: Path | None = None, archives: bool = True
     with readable(source):
         found = [source] if single else list(_files_below(source, without))
         on_disk = {_relative_id(path, root): path for path in found}
-        by_name = {name for name in on_disk if not is_video_name(name) and is_archive_name(name)}
+        by_name = {name for name, path in on_disk.items() if not is_video_name(name) and is_archive(name, path)}
         packed = {name: path for name, path in on_disk.items() if name in by_name and is_first_part(path)}
         if not (archives or single):
             left = [f"archives that are left alone: {len(packed)} ({', '.join([*packed][:3])})"] if packed else []
@@ -330,7 +338,7 @@ def _files_below(folder: Path, without: Path | None = None) -> Iterator[Path]:
 
 
 def is_video_name(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+    return not is_of_macos(name) and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
 
 
 def _relative_id(file: Path, source: Path) -> str:
