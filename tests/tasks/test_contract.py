@@ -162,7 +162,7 @@ def test_compiled_views_show_the_same(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["shufflenet", "r21d"])
+@pytest.mark.parametrize("family", ["shufflenet", "mobilenet", "squeezenet", "r21d"])
 @pytest.mark.parametrize("name", list_tasks())
 def test_eight_clips_are_learned_by_heart(name, family):
     """The part of the loss that a network can bring to zero falls below a fifth of what it was, within 60 steps, and

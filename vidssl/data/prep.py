@@ -119,7 +119,8 @@ def prepare(
                 else:
                     work_on_cluster(store, plan, cluster, job_workers, progress, jobs=jobs, slurm=slurm)
                 plans.append(plan)
-            shutil.rmtree(store / "staging")
+            # NFS keeps what a process still holds open; the next prep takes that away
+            shutil.rmtree(store / "staging", ignore_errors=True)
             manifest = merge(store, plans[-1].meta)
             write_lists(store, listing, subset)
             if beton is not None:
