@@ -27,7 +27,6 @@ from tests.media import moving_square, write_video
 from vidssl.data import archive_cache, archives, feeder, prep_work, rar, work
 from vidssl.data.archives import list_members, read_contents, stream
 from vidssl.data.prep_summary import PrepSummary
-from vidssl.data.seen import look_at
 from vidssl.data.sources import open_source
 from vidssl.errors import DataError, EnvironmentProblem
 
@@ -550,14 +549,16 @@ def test_without_an_unpacker(unpacked: Path, tmp_path: Path, monkeypatch: pytest
     assert prep(source, tmp_path / "store").ok == 4
 
 
-def packed_rar(name: str, data: bytes) -> bytes:
-    """One file said to be compressed, with a content that is not."""
-    head = bytearray(rar_bytes({name: data}))
-    block = head.index(b"\x74", 20) - 2  # of the file: after the signature and the archive's own block
-    end = block + int.from_bytes(head[block + 5 : block + 7], "little")
-    head[block + 25] = 0x33
-    head[block : block + 2] = (zlib.crc32(head[block + 2 : end]) & 0xFFFF).to_bytes(2, "little")
-    return bytes(head)
+def packed_rar(files: dict[str, bytes]) -> bytes:
+    """Files said to be compressed, with contents that are not."""
+    whole, blocks = rar_bytes({}), b""
+    for name, data in files.items():
+        file = bytearray(rar_bytes({name: data})[len(whole) - 7 : -7])  # between the archive's own blocks
+        end = int.from_bytes(file[5:7], "little")
+        file[25] = 0x33
+        file[:2] = (zlib.crc32(file[2:end]) & 0xFFFF).to_bytes(2, "little")
+        blocks += file
+    return whole[:-7] + blocks + whole[-7:]
 
 
 @needs_unrar
@@ -566,34 +567,53 @@ def test_names_in_a_rar_are_no_options(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     for start in ("--use-compress-program=touch", "@"):
         name = f"{start} {mark} #a.mp4"
-        archive = write(tmp_path / "a.rar", packed_rar(name.replace("/", "\\"), b"x" * 99))
+        archive = write(tmp_path / "a.rar", packed_rar({name: b"x" * 99}))
         with pytest.raises((rarfile.BadRarFile, EnvironmentProblem)):
             [content.read() for _, content in stream(archive, {name})]
         assert not mark.exists()
 
 
-def test_unpackers_that_cannot_do_it_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Like a 7z without its codec for rar. Nothing counts as done, and with a program that can it goes on."""
-    text = "".join(f"{n:03d}\n" for n in range(512)).encode()
-    tool = write(tmp_path / "bin" / "7z", b"#!/bin/sh\nexit 2\n")
-    tool.chmod(0o755)
-    archive = write(tmp_path / "source" / "a.rar", base64.b64decode(SOLID_RARS[3]))
-    monkeypatch.setenv("PATH", str(tool.parent))
-    with pytest.raises(EnvironmentProblem, match=r"installed here \(7z\) unpacks"):
-        [content.read() for _, content in stream(archive, {"stest1.txt"})]
-    write(tool, b"#!/bin/sh\n" + b"i=0; while [ $i -lt 512 ]; do printf '%03d\\n' $i; i=$((i+1)); done\n")
-    [content] = [content.read() for _, content in stream(archive, {"stest1.txt"})]
-    assert content == text
+def test_unpackers_that_cannot_do_it(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that gives nothing is no reason to reject videos; what one that gives a part leaves is asked of the next."""
+    videos = [unpacked / f"deep/right/{n}.mp4" for n in (0, 2)]
+    source, store, bin_folder = tmp_path / "source", tmp_path / "store", tmp_path / "bin"
+    write(source / "a.rar", packed_rar({f"c/{video.name}": video.read_bytes() for video in videos}))
+    monkeypatch.setenv("PATH", str(bin_folder))
+
+    def install(program: str, *words: object) -> None:
+        write(bin_folder / program, "\n".join(["#!/bin/sh", *map(str, words)]).encode()).chmod(0o755)
+
+    install("7z", "exit 2")  # as without its codec for rar
+    with pytest.raises(EnvironmentProblem, match=r"installed here \(7z\) unpacks .*a\.rar"):
+        prep(source, store)
+    install("7z", f"/bin/cat {videos[0]} /bin/sh")
+    summary = prep(source, store)
+    assert (summary.ok, summary.rejected) == (1, 1)
+    assert prep(source, store).skipped == 2
+    install("unrar", f"/bin/cat {videos[0]} {videos[1]}")
+    summary = prep(source, store)
+    assert (summary.ok, summary.rejected, summary.skipped) == (2, 0, 1)
 
 
-def test_another_unpacker_tries_again_what_was_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    archive = write(tmp_path / "a.rar", rar_bytes({"a.mp4": b"x"}, SOLID))
-    [file] = open_source(archive).files.values()
-    seen = []
-    for programs in ([], ["unrar"]):
-        monkeypatch.setattr(rar, "programs", lambda programs=programs: programs)
-        seen += look_at([(file, 0)])
-    assert seen[0] != seen[1]
+def test_ctrl_c_ends_the_look_into_archives(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = []
+
+    def endless(path: Path, tick: Callable[[int], None]) -> None:
+        latest = time.monotonic() + 10
+        try:
+            while time.monotonic() < latest:
+                tick(1)
+        finally:
+            ended.append(time.monotonic() < latest)
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(archive_cache, "read_contents", endless)
+    monkeypatch.setattr("vidssl.data.archive_cache.time.sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        open_source(packed)
+    assert ended == [True]
 
 
 def test_a_checksum_at_the_end_is_read(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 A member is named as if its archive had been unpacked where it lies. Archives within archives count as unpacked too (the
 hmdb51_org.rar of HMDB51 holds a rar for each class): one at a time is copied to disk where its kind asks for that.
 
-Names in an archive are a stranger's. Absolute ones and those with `..` are left out, and so are links and devices; no
-name of a member is ever a name of a file that is written here.
+Names in an archive are a stranger's. Absolute ones and those with `..` are left out, and so are links and devices (hard
+links too, of which unpacking makes files: their content stands elsewhere, in a stream behind the reader); no name of a
+member is ever a name of a file that is written here.
 """
 
 from __future__ import annotations
