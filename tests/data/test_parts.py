@@ -261,7 +261,7 @@ def test_stopped_within_an_archive(
     assert hashes(home / "data" / "k400") == from_folder()
 
 
-@pytest.mark.parametrize("subset", [None, 4])
+@pytest.mark.parametrize("subset", [pytest.param(None, marks=pytest.mark.slow), 4])
 def test_missing_part_is_told_and_the_rest_stays(
     subset: int | None, server: Server, home: Path, from_folder: Any
 ) -> None:
@@ -301,7 +301,9 @@ def test_a_page_in_place_of_an_archive(server: Server, home: Path, from_folder: 
     assert hashes(home / "data" / "k400") == from_folder()
 
 
-@pytest.mark.parametrize(("part", "what"), [("part_1.tar.gz", "cut"), ("part_0.tar.gz", "flipped")])
+@pytest.mark.parametrize(
+    ("part", "what"), [pytest.param("part_1.tar.gz", "cut", marks=pytest.mark.slow), ("part_0.tar.gz", "flipped")]
+)
 def test_archive_that_is_damaged_on_its_way_comes_again(
     part: str, what: str, server: Server, home: Path, from_folder: Any
 ) -> None:
