@@ -7,9 +7,6 @@ All others are read from the beginning of their archive: they are opened while t
 
 from __future__ import annotations
 
-import bz2
-import calendar
-import gzip
 import io
 import lzma
 import stat
@@ -21,22 +18,17 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import rarfile
 
-from . import rar
-from .archive_parts import open_parts
+from . import rar, zips
+from .archive_parts import decompressed, open_parts
 
 _CHUNK_BYTES = 1 << 20
 _BLOCK = 512
-_ZIP_METHODS = [
-    getattr(zipfile, name) for name in ("ZIP_STORED", "ZIP_DEFLATED", "ZIP_BZIP2", "ZIP_LZMA", "ZIP_ZSTANDARD")
-    if hasattr(zipfile, name)
-]  # fmt: skip
-_ENCRYPTED = 1  # bit of a zip entry's flags
 _DAMAGE = (EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, rarfile.Error, struct.error,
            UnicodeDecodeError, NotImplementedError)  # fmt: skip
 ENCRYPTED = "it is encrypted: unpack it with its password and give --source the folder"
@@ -86,7 +78,7 @@ def entries(path: Path) -> Iterator[Entry]:
     parts = open_parts(path)
     if parts is not None:
         with parts as file:
-            yield from _tar(_decompressed(file), lambda: parts.position)
+            yield from _tar(decompressed(file), lambda: parts.position)
         return
     with path.open("rb") as file:
         kind = _kind(file.peek(8))
@@ -94,15 +86,14 @@ def entries(path: Path) -> Iterator[Entry]:
             yield from _zip(path)
         elif kind == "rar":
             yield from _rar(path)
-        elif (plain := _decompressed(file)) is file:
-            yield from _tar(file, None)
         else:
-            yield from _tar(plain, file.tell)
+            plain = decompressed(file)
+            yield from _tar(plain, None if plain is file else file.tell)
 
 
 def stream_entries(file: io.BufferedReader) -> Iterator[Entry] | None:
     """Those of an archive within another, as it comes. None, and nothing taken, of a zip or rar: these need a disk."""
-    return None if _kind(file.peek(8)) else _tar(_decompressed(file), lambda: 0)
+    return None if _kind(file.peek(8)) else _tar(decompressed(file), lambda: 0)
 
 
 def _kind(head: bytes) -> str:
@@ -110,17 +101,6 @@ def _kind(head: bytes) -> str:
     if head.startswith((b"PK\3\4", b"PK\5\6")):
         return "zip"
     return "rar" if head.startswith(rar.MAGIC) else ""
-
-
-def _decompressed(file: io.BufferedReader) -> Any:
-    head = file.peek(8)
-    if head.startswith(b"\x1f\x8b"):
-        return gzip.GzipFile(fileobj=file)
-    if head.startswith(b"BZh"):
-        return bz2.BZ2File(file)
-    if head.startswith(b"\xfd7zXZ\0"):
-        return lzma.LZMAFile(file)
-    return file
 
 
 class _Watched(io.RawIOBase):
@@ -213,13 +193,6 @@ def _tar_time(info: tarfile.TarInfo) -> int:
     return int(max(Decimal(-(2**63)), min(time, Decimal(2**63 - 1)))) if not time.is_nan() else 0
 
 
-def _zip_time(info: zipfile.ZipInfo) -> int:
-    try:
-        return calendar.timegm((*info.date_time, 0, 0, 0)) * 10**9
-    except ValueError:  # some programs leave the date empty: month 0
-        return 0
-
-
 def _zip(path: Path) -> Iterator[Entry]:
     try:
         archive = zipfile.ZipFile(path)
@@ -228,18 +201,18 @@ def _zip(path: Path) -> Iterator[Entry]:
             raise
         raise Damaged("it is cut or damaged: its table of contents, which comes last, cannot be read") from None
     with archive:
-        if any(info.flag_bits & _ENCRYPTED for info in archive.infolist()):
+        if any(info.flag_bits & zips.ENCRYPTED for info in archive.infolist()):
             raise Damaged(ENCRYPTED)
-        unknown = [info for info in archive.infolist() if info.compress_type not in _ZIP_METHODS]
+        unknown = [info for info in archive.infolist() if info.compress_type not in zips.METHODS]
         for info in archive.infolist():
-            if info.is_dir() or info.compress_type not in _ZIP_METHODS:
+            if info.is_dir() or info.compress_type not in zips.METHODS:
                 continue
             # Windows tools wrote backslashes, and unzip reads them so
             name = info.filename.replace("\\", "/") if info.create_system == 0 else info.filename
             kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system == 3 else 0
             place = info.header_offset
             yield Entry(
-                _text(name), info.file_size, _zip_time(info), place, place,
+                _text(name), info.file_size, zips.mtime_ns(info), place, place,
                 partial(archive.open, info), kind in (0, stat.S_IFREG),
             )  # fmt: skip
         if unknown:
@@ -291,47 +264,10 @@ def open_direct(path: Path, offset: int, size: int) -> IO[bytes]:
     with path.open("rb") as file:
         kind = _kind(file.read(8))
     if kind == "zip":
-        return _open_in_zip(path, offset, size)
+        return zips.open_at(path, offset, size)
     if kind == "rar":
-        packed, files = _rar_table(path, path.stat().st_mtime_ns)
-        return packed.open(files[offset])
+        return rar.open_at(path, offset)
     return io.BufferedReader(_Window(path, offset, size), _CHUNK_BYTES)
-
-
-def _open_in_zip(path: Path, offset: int, size: int) -> IO[bytes]:
-    """As ZipFile.open does it, without reading the table of contents again: there may be hundreds of zips, and videos
-    come in an order that is random in them."""
-    known = _zip_table(path, path.stat().st_mtime_ns).get(offset)
-    if known is None:
-        raise zipfile.BadZipFile(f"{path.name} has changed")
-    info = zipfile.ZipInfo()
-    info.file_size = size
-    info.compress_type, info.compress_size, info.CRC = known
-    file = path.open("rb")
-    try:
-        file.seek(offset)
-        magic, name_bytes, extra_bytes = struct.unpack("<4s22xHH", file.read(30))
-        if magic != b"PK\3\4":
-            raise zipfile.BadZipFile(f"{path.name} has no file at byte {offset}")
-        file.seek(name_bytes + extra_bytes, io.SEEK_CUR)
-        return zipfile.ZipExtFile(file, "r", info, None, True)  # type: ignore[return-value]
-    except BaseException:
-        file.close()
-        raise
-
-
-# Tables of contents are kept for the next of their files, keyed by the time of change too.
-@lru_cache(maxsize=1024)
-def _zip_table(path: Path, mtime_ns: int) -> dict[int, tuple[int, int, int]]:
-    """Method, packed bytes and CRC-32 by offset."""
-    with zipfile.ZipFile(path) as archive:
-        return {i.header_offset: (i.compress_type, i.compress_size, i.CRC) for i in archive.infolist()}
-
-
-@lru_cache(maxsize=4)
-def _rar_table(path: Path, mtime_ns: int) -> tuple[rarfile.RarFile, dict[int, Any]]:
-    archive = rar.opened(path)
-    return archive, {info.header_offset: info for info in archive.infolist()}
 
 
 class _Window(io.RawIOBase):

@@ -7,7 +7,10 @@ elsewhere are not, whatever their suffix. Other data sets use NAME.tar.gz.00, NA
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import re
 import zipfile
 from dataclasses import dataclass
@@ -103,6 +106,18 @@ def open_parts(path: Path) -> Parts | None:
     """The stream of which a file is a part; None where it is no part. Raises OSError."""
     parts = parts_of(path)
     return Parts(parts) if parts else None
+
+
+def decompressed(file: io.BufferedReader) -> Any:
+    """The content of a stream, by its first bytes: the stream itself where it is not compressed in a known way."""
+    head = file.peek(8)
+    if head.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=file)
+    if head.startswith(b"BZh"):
+        return bz2.BZ2File(file)
+    if head.startswith(b"\xfd7zXZ\0"):
+        return lzma.LZMAFile(file)
+    return file
 
 
 class _Joined(io.RawIOBase):

@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import zlib
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -79,6 +80,19 @@ def mtime_ns(info: Any) -> int:
 def is_direct(archive: rarfile.RarFile, info: Any) -> bool:
     """Whether a file is stored as it is, so that it can be read alone and without a program."""
     return info.compress_type == rarfile.RAR_M0 and not archive.is_solid()
+
+
+def open_at(path: Path, offset: int) -> IO[bytes]:
+    """The content of a file that is direct, given the offset of its header. Raises OSError, rarfile.Error."""
+    archive, files = _table(path, path.stat().st_mtime_ns)
+    return archive.open(files[offset])
+
+
+@lru_cache(maxsize=4)
+def _table(path: Path, mtime_ns: int) -> tuple[rarfile.RarFile, dict[int, Any]]:
+    """The table of contents stays open for the next file, as long as the archive does not change."""
+    archive = opened(path)
+    return archive, {info.header_offset: info for info in archive.infolist()}
 
 
 class Unpacker:
