@@ -54,3 +54,9 @@ def _block(kind: int, flags: int, body: bytes) -> bytes:
 def cut_in_parts(data: bytes, count: int) -> list[bytes]:
     size = -(-len(data) // count)
     return [data[first : first + size] for first in range(0, len(data), size)]
+
+
+def write(file: Path, data: bytes) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    return file

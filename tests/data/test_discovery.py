@@ -116,7 +116,7 @@ def test_no_source_and_no_terminal(tmp_path: Path) -> None:
     done = vidssl("prep", "ucf101", "--subset", "5k", home=tmp_path / "home")
     assert done.returncode == 2
     for text in (
-        "1. folder", "2. archives", "3. download  vidssl prep ucf101 --subset 5000 --download", "--source DIR",
+        "1. folder", "2. archives", "3. download  vidssl prep ucf101 --subset 5k --download", "--source DIR",
         "UCF101.rar", "6.5 GB", "--yes", "no terminal", str(tmp_path / "home" / "sources" / "ucf101"),
     ):  # fmt: skip
         assert text in done.stderr, text

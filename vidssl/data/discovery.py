@@ -16,6 +16,7 @@ from ..errors import ConfigError, EnvironmentProblem
 from ..home import home
 from .addresses import ORIGINS, Public
 from .files import replacing
+from .subset import size_name
 
 DOWNLOAD_MB_PER_SECOND = 50  # the rate at which the time of a download is stated
 # Measured on the eleven K400 clips among the test data (240 to 256 px high, 103.5 s in all), one process: bytes stored
@@ -115,7 +116,7 @@ def ways(dataset: str, subset: int | None, short_side: int, format: str, workers
         max_disk: bytes of downloads on disk at once.
     """
     origin = ORIGINS[dataset]
-    command = f"vidssl prep {dataset}" + ("" if subset is None else f" --subset {subset}")
+    command = f"vidssl prep {dataset}" + ("" if subset is None else f" --subset {size_name(subset)}")
     lines = [
         f"  1. folder    {command} --source DIR",
         f"               DIR holds {origin.files}.",
