@@ -29,11 +29,11 @@ def water_level(available: Counter[str], size: int) -> dict[str, int]:
 def test_real_scale(dataset: str, tmp_path: Path) -> None:
     names = write(dataset, tmp_path)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    begun = time.process_time()
+    begun, held = time.process_time(), peak_mib()
     listing = list_given(dataset, tmp_path, names)
     chosen = choose_all(listing)
     assert time.process_time() - begun < 20  # one thread: on a machine with nothing else to do, the time on the clock
-    assert peak_mib() < 2000  # of all that this process holds
+    assert peak_mib() - held < 1000  # this process holds what other tests left, too: the whole is in benchmarks/
     used = {part: rows for part, rows in PARTS[dataset].items() if part != "test"}
     assert len(listing.videos) + len(listing.missing) == sum(used.values())
     assert len(listing.missing) == pytest.approx(MISSING * sum(used.values()), rel=0.05)
