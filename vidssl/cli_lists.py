@@ -49,17 +49,18 @@ def list_data(as_json: Json = False) -> None:
     from .report.listing import data_rows
 
     rows = data_rows()
-    if not as_json:
-        for row in rows:
-            lists: dict[str, Any] = row.get("subsets", {})
-            row["subsets"] = ", ".join(f"{name} {made['sha256'][:_HASH_SHOWN]}" for name, made in lists.items()) or None
+    lists: list[str] = []
+    for row in () if as_json else rows:
+        made: dict[str, Any] = row.pop("subsets", {})
+        hashes = ", ".join(f"{name} {about['sha256'][:_HASH_SHOWN]}" for name, about in made.items())
+        lists += [f"subsets of {row['name']}, with the start of their hashes: {hashes}"] if made else []
     counts = ("train", "test", "splits", "videos", "classes", "hours", "megabytes")
-    there = any(row["subsets"] for row in rows) if not as_json else False
     _show(
         rows,
         as_json,
         empty="nothing is prepared yet: `vidssl prep folder --source DIR --name NAME`",
-        columns=("name", *counts, "format", "picture", *(("subsets",) if there else ()), "problem"),
+        columns=("name", *counts, "format", "picture", "problem"),
+        caption="\n".join(lists) or None,
     )
 
 
@@ -103,7 +104,7 @@ def _show(
     console = Console()
     console.print(table)
     if caption:
-        console.print(caption)
+        console.print(caption, soft_wrap=True)
 
 
 def _cell(value: Any) -> str:

@@ -231,7 +231,6 @@ def test_list_data_shows_the_hashes(stores: dict[str, Path], monkeypatch: pytest
     digests = {n: hashlib.sha256((stores["None"] / f"subsets/{n}.txt").read_bytes()).hexdigest() for n in ("6", "9")}
     row = json.loads(CliRunner().invoke(app, ["list", "data", "--json"]).stdout)[0]
     assert row["subsets"] == {n: {"videos": int(n), "sha256": digest} for n, digest in digests.items()}
-    monkeypatch.setenv("COLUMNS", "200")
     shown = CliRunner().invoke(app, ["list", "data"]).stdout
     assert f"6 {digests['6'][:8]}, 9 {digests['9'][:8]}" in shown
 
