@@ -195,6 +195,27 @@ def test_damaged_videos_are_stood_in_for(served: Path, server: Server, home: Pat
     assert "rejected" in statuses
 
 
+def test_a_lost_shard_is_made_again_in_its_place(served: Path, server: Server, home: Path, tmp_path: Path) -> None:
+    """One of its videos is named no more: the others keep their numbers, as from the unpacked files."""
+    unpacked, expected = shutil.copytree(served / "unpacked", tmp_path / "unpacked"), tmp_path / "expected"
+    stores = {unpacked: expected, home / "downloads/k400/source/annotations": home / "data/k400"}
+
+    def prepare_both() -> None:
+        run_prep(unpacked, expected, name="k400", dataset="k400", shard_videos=4)
+        fetch_all(server, shard_videos=4)
+
+    prepare_both()
+    row = next(row for row in manifest(expected).values() if row["number"] == 1)
+    for tables, store in stores.items():
+        (store / "shards/000000.tar").unlink()
+        table = tables / f"{'train' if row['split'] == 'train' else 'val'}.csv"
+        lines = table.read_text().splitlines(keepends=True)
+        table.write_text("".join(line for line in lines if row["id"].partition("_")[0] not in line))
+    prepare_both()
+    assert sorted(row["number"] for row in manifest(expected).values())[:4] == [0, 2, 3, 10_000]
+    assert hashes(home / "data/k400") == hashes(expected)
+
+
 @pytest.mark.parametrize("dataset", ["diving48", "ucf101"])
 def test_other_sets(dataset: str, home: Path, tmp_path: Path) -> None:
     """One archive, other readers, a missing video. (What is in an archive is seen in its bytes, not in its name.)"""

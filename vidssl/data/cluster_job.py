@@ -121,6 +121,7 @@ def collect(place: Path, store: Path) -> None:
     for table in place.glob("shards/*.parquet"):
         match = SHARD_NAME.fullmatch(table.name)
         if match and read_rows(place, int(match[1])) is not None and read_rows(store, int(match[1])) is None:
+            (store / "shards" / table.name).unlink(missing_ok=True)  # of a shard that is made again: not this tar's
             for file in (table.with_suffix(".tar"), table):
                 file.replace(store / "shards" / file.name)
     for row in list(place.glob("staging/*.json")):

@@ -7,9 +7,9 @@ settings (format, size, fit) lie in another folder.
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
+from collections.abc import Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pyarrow as pa
 from .lock import locked
 from .manifest import current_rows, settings
 from .prep_plan import choose, make_plan
-from .shards import MAX_SHARD_VIDEOS, stage, staged_row
+from .shards import stage, staged_row
 from .sources import Listing, SourceFile, SourceVideo
 from .store import StoreMeta
 from .transcode import Transcoded
@@ -83,23 +83,22 @@ class Kept:
         wanted: set[str] = set()
         lacking: dict[str, Path] = {}
         with locked(self._store):
-            rows = current_rows(self._store)
-            status = {} if rows.table is None else _statuses(rows.table)
-            free = (shard for shard in itertools.count() if shard not in rows.shards)
+            table, taken = current_rows(self._store).table, set[int]()
+            status = {} if table is None else _statuses(table)
             while not lacking:
                 bad = {name for name in wanted if status.get(name, "ok") != "ok"}
                 chosen = [video for video in choose(listing, subset, bad) if video.id not in wanted]
                 if wanted and not chosen:
                     break
                 wanted |= {video.id for video in chosen}
-                for part, shard in zip(self._plan(listing, chosen), free):  # noqa: B905  (free has no end)
-                    for place, job in enumerate(part):
-                        row = self._row(replace(job, number=shard * MAX_SHARD_VIDEOS + place), numbers)
-                        if row is not None:
-                            status[job.video.id] = row["status"]
-                            self._lay(row, numbers[job.video.id], staging)
-                        elif not job.video.problem:
-                            lacking[job.video.id] = job.video.file.path
+                for job in [job for part in self._plan(listing, chosen, taken) for job in part]:
+                    taken.add(job.shard)
+                    row = self._row(job, numbers)
+                    if row is not None:
+                        status[job.video.id] = row["status"]
+                        self._lay(row, numbers[job.video.id], staging)
+                    elif not job.video.problem:
+                        lacking[job.video.id] = job.video.file.path
                 if subset is None:
                     break
         return lacking
@@ -111,9 +110,9 @@ class Kept:
             self._numbers = {name: number for number, name in enumerate(names)}
         return self._numbers
 
-    def _plan(self, listing: Listing, videos: list[SourceVideo]) -> list[list[Job]]:
-        threads, shard_videos = self._threads, self._shard_videos
-        return make_plan(self._store, self._meta, listing, videos, threads=threads, shard_videos=shard_videos).jobs
+    def _plan(self, listing: Listing, videos: list[SourceVideo], taken: Set[int] = frozenset()) -> list[list[Job]]:
+        options = {"threads": self._threads, "shard_videos": self._shard_videos}
+        return make_plan(self._store, self._meta, listing, videos, **options, taken=taken).jobs
 
     def _row(self, job: Job, numbers: dict[str, int]) -> dict[str, Any] | None:
         """The row of a video that is here, with the number and the revision of the job."""

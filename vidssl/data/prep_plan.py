@@ -108,6 +108,7 @@ def make_plan(
     *,
     threads: int,
     shard_videos: int,
+    taken: Set[int] = frozenset(),
 ) -> PrepPlan:
     """Reads the store, changes nothing.
 
@@ -115,6 +116,7 @@ def make_plan(
         listing: the whole source: its classes get their numbers, so that a bigger subset does not renumber them.
         chosen: those wanted now.
         threads: for comparing contents.
+        taken: numbers of further shards that are not free: those of rounds that are planned and not worked off.
     """
     rows = current_rows(store)
     known = read_meta(store).label_names if (store / "store.json").exists() else {}
@@ -125,9 +127,9 @@ def make_plan(
     to_do = [video for video, has in zip(chosen, answers, strict=True) if not has]
     to_do.sort(key=lambda video: (video_key(video.id), video.id))
     places = _lost_places(store, rows, to_do, done)
-    again = {shard for shard, _, _ in places.values()}
+    not_free = {*rows.shards, *taken, *(shard for shard, _, _ in places.values())}
     # The number of a shard that was never finished is free: the same videos come into it again.
-    free = (shard for shard in range(10**6) if shard not in rows.shards and shard not in again)
+    free = (shard for shard in range(10**6) if shard not in not_free)
     new = [video for video in to_do if video.id not in places]
     for first in range(0, len(new), shard_videos):
         shard = next(free)
