@@ -1,4 +1,4 @@
-"""Fixtures of the tests of archives."""
+"""Fixtures of several tests: archives, jobs, and the program that is killed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import pytest
 from tests.media import moving_square, write_video
 from vidssl.data import prep_work
 
+from .jobs import OPTIONS, make_source
 from .packing import files_of, tar_bytes, write
 from .prepared import hashes
 from .prepared import prep as run_prep
-from .test_prep_kill import InProcess
+from .test_prep_kill import PROGRAM, InProcess
 
 
 @pytest.fixture
@@ -48,3 +49,23 @@ def expected(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 @pytest.fixture
 def packed(unpacked: Path, tmp_path: Path) -> Path:
     return write(tmp_path / "source" / "a.tar.gz", tar_bytes(files_of(unpacked), "w:gz")).parent
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("program") / "program.py"
+    file.write_text(PROGRAM)
+    return file
+
+
+@pytest.fixture(scope="module")
+def handed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_source(tmp_path_factory.mktemp("handed") / "source")
+
+
+@pytest.fixture(scope="module")
+def handed_hashes(handed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    store = tmp_path_factory.mktemp("undisturbed") / "store"
+    summary = run_prep(handed, store, **OPTIONS)
+    assert (summary.ok, summary.rejected) == (9, 1)
+    return hashes(store)

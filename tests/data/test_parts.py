@@ -30,6 +30,7 @@ from vidssl.errors import ConfigError, DataError, EnvironmentProblem
 from .official import DIVING_ROWS, UCF, place_videos, write_diving48, write_ucf_lists
 from .prepared import hashes, manifest
 from .prepared import prep as run_prep
+from .test_prep_kill import InProcess
 
 BASE = "https://s3.amazonaws.com/kinetics/400/"
 HEADER = "label,youtube_id,time_start,time_end,split,is_cc\n"
@@ -89,23 +90,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("VIDSSL_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(download, "PAUSES", (0.01, 0.01))
     return tmp_path / "home"
-
-
-class InProcess:
-    """A pool without processes: these videos are done before a process has started."""
-
-    def __init__(self, function: Callable[[Any], Any], workers: int) -> None:
-        self._function = function
-
-    def __enter__(self) -> InProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def run(self, tasks: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
-        for task in tasks:
-            yield task, self._function(task)
 
 
 @pytest.fixture(autouse=True)

@@ -72,13 +72,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("program") / "program.py"
-    file.write_text(PROGRAM)
-    return file
-
-
-@pytest.fixture(scope="module")
 def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     store = tmp_path_factory.mktemp("undisturbed") / "store"
     run_prep(source, store, name="killed", shard_videos=5, workers=2)

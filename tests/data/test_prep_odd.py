@@ -25,17 +25,10 @@ from vidssl.data.transcode import transcode
 from vidssl.data.work import Job, process
 
 from .prepared import hashes, manifest, prep
-from .test_prep_kill import PROGRAM, finish, holds_lock, start, wait_for
+from .test_prep_kill import finish, holds_lock, start, wait_for
 
 VICTIM = "left/2.mp4"
 SHARD_VIDEOS = 5  # as the program of test_prep_kill has it
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("program") / "program.py"
-    file.write_text(PROGRAM)
-    return file
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import pytest
 from vidssl.data.prep import prepare
 from vidssl.errors import EnvironmentProblem
 
-from .jobs import OPTIONS, job_ids, make_source, staged, submit, wait_for
+from .jobs import OPTIONS, job_ids, staged, submit, wait_for
 from .prepared import hashes, prep
 
 pytestmark = pytest.mark.slurm
@@ -49,19 +49,6 @@ def _slurm() -> None:
         pytest.fail("no SLURM answers here: start one with tools/slurm.sh and set SLURM_CONF")
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_source(tmp_path_factory.mktemp("handed") / "source")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    store = tmp_path_factory.mktemp("undisturbed") / "store"
-    summary = prep(source, store, **OPTIONS)
-    assert (summary.ok, summary.rejected) == (9, 1)
-    return hashes(store)
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -69,9 +56,9 @@ def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
         pytest.param(["scancel", "--signal=USR2"], id="told that its time is over"),
     ],
 )
-def test_a_requeued_job_goes_on(words: list[str], source: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
+def test_a_requeued_job_goes_on(words: list[str], handed: Path, handed_hashes: dict[str, str], tmp_path: Path) -> None:
     store = tmp_path / "store"
-    submitting = submit(source, store, **SLURM)
+    submitting = submit(handed, store, **SLURM)
     wait_for(lambda: staged(store, "000000") >= 2)
     job = job_ids(store)[0]
     ask(*words, job)
@@ -82,35 +69,35 @@ def test_a_requeued_job_goes_on(words: list[str], source: Path, undisturbed: dic
     assert staged(store, "000000") >= kept
     _, err = submitting.communicate(timeout=120)
     assert submitting.returncode == 0, err
-    assert hashes(store) == undisturbed
+    assert hashes(store) == handed_hashes
 
 
-def test_jobs_bounds_the_queue(source: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
-    submitting = submit(source, tmp_path / "store", **SLURM, jobs=1)
+def test_jobs_bounds_the_queue(handed: Path, handed_hashes: dict[str, str], tmp_path: Path) -> None:
+    submitting = submit(handed, tmp_path / "store", **SLURM, jobs=1)
     most = 0
     while submitting.poll() is None:
         most = max(most, len(queue().splitlines()))
         time.sleep(0.05)
     assert (submitting.returncode, most) == (0, 1)
-    assert hashes(tmp_path / "store") == undisturbed
+    assert hashes(tmp_path / "store") == handed_hashes
 
 
-def test_jobs_of_a_killed_prep_do_no_harm(source: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
+def test_jobs_of_a_killed_prep_do_no_harm(handed: Path, handed_hashes: dict[str, str], tmp_path: Path) -> None:
     store = tmp_path / "store"
-    submitting = submit(source, store, **SLURM)
+    submitting = submit(handed, store, **SLURM)
     wait_for(lambda: staged(store) >= 1)
     submitting.kill()
     submitting.wait()
     assert queue(), "its jobs run on"
-    prep(source, store, **SLURM)
-    assert hashes(store) == undisturbed
+    prep(handed, store, **SLURM)
+    assert hashes(store) == handed_hashes
     wait_for(lambda: not queue())
-    assert hashes(store) == undisturbed
+    assert hashes(store) == handed_hashes
 
 
-def test_a_stopped_prep_cancels_its_jobs(source: Path, tmp_path: Path) -> None:
+def test_a_stopped_prep_cancels_its_jobs(handed: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    submitting = submit(source, store, **SLURM)
+    submitting = submit(handed, store, **SLURM)
     wait_for(lambda: staged(store) >= 1)
     submitting.send_signal(signal.SIGTERM)
     _, err = submitting.communicate(timeout=60)
@@ -120,7 +107,7 @@ def test_a_stopped_prep_cancels_its_jobs(source: Path, tmp_path: Path) -> None:
 
 
 def test_a_prep_stopped_while_it_submits_cancels_its_jobs(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    handed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SLURM has the jobs, and its answer is late."""
     slow = tmp_path / "bin" / "sbatch"
@@ -128,7 +115,7 @@ def test_a_prep_stopped_while_it_submits_cancels_its_jobs(
     slow.write_text(SLOW_SBATCH.format(python=sys.executable, sbatch=shutil.which("sbatch"), folder=tmp_path))
     slow.chmod(0o755)
     monkeypatch.setenv("PATH", f"{slow.parent}{os.pathsep}{os.environ['PATH']}")
-    submitting = submit(source, tmp_path / "store", **SLURM)
+    submitting = submit(handed, tmp_path / "store", **SLURM)
     wait_for((tmp_path / "submitted").exists)
     assert queue()
     os.killpg(submitting.pid, signal.SIGINT)
@@ -137,6 +124,6 @@ def test_a_prep_stopped_while_it_submits_cancels_its_jobs(
     wait_for(lambda: not queue())
 
 
-def test_what_slurm_refuses_is_told(source: Path, tmp_path: Path) -> None:
+def test_what_slurm_refuses_is_told(handed: Path, tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem, match=r"(?s)SLURM did not take 2 jobs.*invalid partition.*--slurm.*--jobs"):
-        prepare(source=source, store_dir=tmp_path / "store", **{**SLURM, "slurm": {"partition": "nowhere"}})
+        prepare(source=handed, store_dir=tmp_path / "store", **{**SLURM, "slurm": {"partition": "nowhere"}})

@@ -191,6 +191,15 @@ def recording_process(job: Job) -> dict[str, Any]:
     return process(job)
 
 
+def done_by_prep(source: Path, store: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Ids of the videos that a prep works on, sorted."""
+    record = folder / "record"
+    monkeypatch.setenv("VIDSSL_TEST_RECORD", str(record))
+    monkeypatch.setattr("vidssl.data.prep_work.process", recording_process)
+    prep(source, store, shard_videos=SHARD_VIDEOS)
+    return sorted(record.read_text().split())
+
+
 def test_repair_redoes_only_what_is_bad(
     source: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,11 +217,7 @@ def test_repair_redoes_only_what_is_bad(
     repaired = verify(store, QUIET, repair=True)
     assert repaired.put_back == 2
     assert "2 videos are to be done again" in repaired.words()[-1]
-    record = tmp_path / "record"
-    monkeypatch.setenv("VIDSSL_TEST_RECORD", str(record))
-    monkeypatch.setattr("vidssl.data.prep_work.process", recording_process)
-    prep(source, store, shard_videos=SHARD_VIDEOS)
-    assert sorted(record.read_text().split()) == sorted(row["id"] for row in bad)
+    assert done_by_prep(source, store, tmp_path, monkeypatch) == sorted(row["id"] for row in bad)
     assert hashes(store) == before
     assert verify(store, QUIET).problems == {}
 
@@ -227,11 +232,7 @@ def test_repair_of_a_grown_store(source: Path, tmp_path: Path, monkeypatch: pyte
     for row in bad:
         turn_bit(store / "shards" / f"{row['shard']:06d}.tar", row["offset"] + 20)
     assert verify(store, QUIET, repair=True).put_back == 2
-    record = tmp_path / "record"
-    monkeypatch.setenv("VIDSSL_TEST_RECORD", str(record))
-    monkeypatch.setattr("vidssl.data.prep_work.process", recording_process)
-    prep(source, store, shard_videos=SHARD_VIDEOS)
-    assert sorted(record.read_text().split()) == sorted(row["id"] for row in bad)
+    assert done_by_prep(source, store, tmp_path, monkeypatch) == sorted(row["id"] for row in bad)
     assert hashes(store) == before
     (store / "shards" / "000000.tar").unlink()
     (store / "shards" / "000002.tar").unlink()
