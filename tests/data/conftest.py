@@ -59,13 +59,13 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def handed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def job_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_source(tmp_path_factory.mktemp("handed") / "source")
 
 
 @pytest.fixture(scope="module")
-def handed_hashes(handed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def job_hashes(job_source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     store = tmp_path_factory.mktemp("undisturbed") / "store"
-    summary = run_prep(handed, store, **OPTIONS)
+    summary = run_prep(job_source, store, **OPTIONS)
     assert (summary.ok, summary.rejected) == (9, 1)
     return hashes(store)

@@ -92,9 +92,9 @@ def test_take_over_ends_a_submission_and_keeps_its_videos(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_killed_job_is_handed_out_again(handed: Path, handed_hashes: dict[str, str], tmp_path: Path) -> None:
+def test_a_killed_job_is_handed_out_again(job_source: Path, job_hashes: dict[str, str], tmp_path: Path) -> None:
     store = tmp_path / "store"
-    submitting = submit(handed, store, **LOCAL)
+    submitting = submit(job_source, store, **LOCAL)
     victim = wait_for(lambda: next(filter(None, (stopped_amid(store, job) for job in job_ids(store))), None))
     assert len(job_ids(store)) == 2
     send(victim, signal.SIGKILL)
@@ -102,7 +102,7 @@ def test_a_killed_job_is_handed_out_again(handed: Path, handed_hashes: dict[str,
     assert submitting.poll() is None, "it is handed out again"
     _, err = submitting.communicate(timeout=120)
     assert submitting.returncode == 0, err
-    assert hashes(store) == handed_hashes
+    assert hashes(store) == job_hashes
 
 
 def stopped_amid(store: Path, job: str) -> list[int]:
@@ -121,7 +121,7 @@ def stopped_amid(store: Path, job: str) -> list[int]:
 
 @pytest.mark.slow
 def test_what_another_run_took_away_is_handed_out_again(
-    handed: Path, handed_hashes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job_source: Path, job_hashes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run thought dead renames the folder of a finished part: once before it is collected, once amid it."""
     renamed = []
@@ -136,21 +136,21 @@ def test_what_another_run_took_away_is_handed_out_again(
         collect(place, store)
 
     monkeypatch.setattr(cluster, "collect", collect_late)
-    summary = prep(handed, tmp_path / "store", **LOCAL)
+    summary = prep(job_source, tmp_path / "store", **LOCAL)
     assert sorted(renamed) == ["000000", "000001"]
     assert (summary.ok, summary.rejected) == (9, 1)
-    assert hashes(tmp_path / "store") == handed_hashes
+    assert hashes(tmp_path / "store") == job_hashes
 
 
 @pytest.mark.slow
-def test_archives_are_parts(handed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_archives_are_parts(job_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two compressed archives, each read by one job, and one that lets any member be opened alone."""
     packed = tmp_path / "packed"
     packed.mkdir()
     for archive in ("class 0.tar.gz", "class 1.tar.gz", "class 2.tar"):
         name, _, kind = archive.partition(".tar")
         with tarfile.open(packed / archive, f"w:{kind[1:]}") as tar:
-            tar.add(handed / name, name)
+            tar.add(job_source / name, name)
     prep(packed, tmp_path / "alone", **OPTIONS)
     parts = []
 
@@ -169,7 +169,7 @@ def test_archives_are_parts(handed: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_replacements_of_damaged_videos_do_not_wait_in_the_queue(
-    handed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handed = []
 
@@ -178,7 +178,7 @@ def test_replacements_of_damaged_videos_do_not_wait_in_the_queue(
         prep_work.work(store, plan, workers, progress)
 
     monkeypatch.setattr(prep_module, "work_on_cluster", do)
-    summary = prep(handed, tmp_path / "store", **LOCAL, subset=9)
+    summary = prep(job_source, tmp_path / "store", **LOCAL, subset=9)
     assert (summary.ok, summary.rejected) == (9, 1)
     assert [(len(ids), "class 0/empty.mp4" in ids) for ids in handed] == [(9, True)]
 
@@ -194,28 +194,28 @@ class Broken(Part):
 
 @pytest.mark.slow
 def test_a_job_that_always_fails_ends_prep(
-    handed: Path, handed_hashes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job_source: Path, job_hashes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = tmp_path / "store"
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the job imports this module
     with monkeypatch.context() as patch:
         patch.setattr(cluster, "Part", Broken)
         with pytest.raises(EnvironmentProblem) as caught:
-            prep(handed, store, **LOCAL)
+            prep(job_source, store, **LOCAL)
     message = str(caught.value)
     assert "3 times in a row" in message
     log = Path(message.partition("Its log: ")[2].partition(". What")[0])
     assert "no such luck" in log.read_text()
     assert (store / "shards" / "000000.parquet").exists()
-    prep(handed, store, **OPTIONS)
-    assert hashes(store) == handed_hashes
+    prep(job_source, store, **OPTIONS)
+    assert hashes(store) == job_hashes
 
 
 @pytest.mark.slow
-def test_jobs_of_a_killed_prep_do_no_harm(handed: Path, handed_hashes: dict[str, str], tmp_path: Path) -> None:
+def test_jobs_of_a_killed_prep_do_no_harm(job_source: Path, job_hashes: dict[str, str], tmp_path: Path) -> None:
     """They sleep while the same command runs to its end, and wake up after it."""
     store = tmp_path / "store"
-    submitting = submit(handed, store, **LOCAL)
+    submitting = submit(job_source, store, **LOCAL)
     wait_for(lambda: staged(store) >= 2)
     asleep = [process for job in job_ids(store) for process in below(int(job))]
     send(asleep, signal.SIGSTOP)
@@ -223,20 +223,20 @@ def test_jobs_of_a_killed_prep_do_no_harm(handed: Path, handed_hashes: dict[str,
     submitting.wait()
     assert sum(map(runs, asleep)) >= 5, "controllers, jobs and workers"
     try:
-        prep(handed, store, **LOCAL)
-        assert hashes(store) == handed_hashes
+        prep(job_source, store, **LOCAL)
+        assert hashes(store) == job_hashes
     finally:
         send(asleep, signal.SIGCONT)
     wait_for(lambda: not any(map(runs, asleep)))
-    assert hashes(store) == handed_hashes
+    assert hashes(store) == job_hashes
 
 
 @pytest.mark.slow
 def test_ctrl_c_ends_the_jobs_and_keeps_their_videos(
-    handed: Path, handed_hashes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job_source: Path, job_hashes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = tmp_path / "store"
-    submitting = submit(handed, store, **LOCAL)
+    submitting = submit(job_source, store, **LOCAL)
     wait_for(lambda: staged(store) >= 2)
     started = [process for job in job_ids(store) for process in below(int(job))]
     os.killpg(submitting.pid, signal.SIGINT)  # a terminal sends it to all of them
@@ -256,6 +256,6 @@ def test_ctrl_c_ends_the_jobs_and_keeps_their_videos(
                 yield task, result
 
     monkeypatch.setattr(prep_work, "WorkerPool", Counting)
-    prep(handed, store, **OPTIONS)  # without a cluster
-    assert hashes(store) == handed_hashes
+    prep(job_source, store, **OPTIONS)  # without a cluster
+    assert hashes(store) == job_hashes
     assert len(done) == 10 - finished

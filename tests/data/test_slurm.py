@@ -56,9 +56,9 @@ def _slurm() -> None:
         pytest.param(["scancel", "--signal=USR2"], id="told that its time is over"),
     ],
 )
-def test_a_requeued_job_goes_on(words: list[str], handed: Path, handed_hashes: dict[str, str], tmp_path: Path) -> None:
+def test_a_requeued_job_goes_on(words: list[str], job_source: Path, job_hashes: dict[str, str], tmp_path: Path) -> None:
     store = tmp_path / "store"
-    submitting = submit(handed, store, **SLURM)
+    submitting = submit(job_source, store, **SLURM)
     wait_for(lambda: staged(store, "000000") >= 2)
     job = job_ids(store)[0]
     ask(*words, job)
@@ -69,35 +69,35 @@ def test_a_requeued_job_goes_on(words: list[str], handed: Path, handed_hashes: d
     assert staged(store, "000000") >= kept
     _, err = submitting.communicate(timeout=120)
     assert submitting.returncode == 0, err
-    assert hashes(store) == handed_hashes
+    assert hashes(store) == job_hashes
 
 
-def test_jobs_bounds_the_queue(handed: Path, handed_hashes: dict[str, str], tmp_path: Path) -> None:
-    submitting = submit(handed, tmp_path / "store", **SLURM, jobs=1)
+def test_jobs_bounds_the_queue(job_source: Path, job_hashes: dict[str, str], tmp_path: Path) -> None:
+    submitting = submit(job_source, tmp_path / "store", **SLURM, jobs=1)
     most = 0
     while submitting.poll() is None:
         most = max(most, len(queue().splitlines()))
         time.sleep(0.05)
     assert (submitting.returncode, most) == (0, 1)
-    assert hashes(tmp_path / "store") == handed_hashes
+    assert hashes(tmp_path / "store") == job_hashes
 
 
-def test_jobs_of_a_killed_prep_do_no_harm(handed: Path, handed_hashes: dict[str, str], tmp_path: Path) -> None:
+def test_jobs_of_a_killed_prep_do_no_harm(job_source: Path, job_hashes: dict[str, str], tmp_path: Path) -> None:
     store = tmp_path / "store"
-    submitting = submit(handed, store, **SLURM)
+    submitting = submit(job_source, store, **SLURM)
     wait_for(lambda: staged(store) >= 1)
     submitting.kill()
     submitting.wait()
     assert queue(), "its jobs run on"
-    prep(handed, store, **SLURM)
-    assert hashes(store) == handed_hashes
+    prep(job_source, store, **SLURM)
+    assert hashes(store) == job_hashes
     wait_for(lambda: not queue())
-    assert hashes(store) == handed_hashes
+    assert hashes(store) == job_hashes
 
 
-def test_a_stopped_prep_cancels_its_jobs(handed: Path, tmp_path: Path) -> None:
+def test_a_stopped_prep_cancels_its_jobs(job_source: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    submitting = submit(handed, store, **SLURM)
+    submitting = submit(job_source, store, **SLURM)
     wait_for(lambda: staged(store) >= 1)
     submitting.send_signal(signal.SIGTERM)
     _, err = submitting.communicate(timeout=60)
@@ -107,7 +107,7 @@ def test_a_stopped_prep_cancels_its_jobs(handed: Path, tmp_path: Path) -> None:
 
 
 def test_a_prep_stopped_while_it_submits_cancels_its_jobs(
-    handed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SLURM has the jobs, and its answer is late."""
     slow = tmp_path / "bin" / "sbatch"
@@ -115,7 +115,7 @@ def test_a_prep_stopped_while_it_submits_cancels_its_jobs(
     slow.write_text(SLOW_SBATCH.format(python=sys.executable, sbatch=shutil.which("sbatch"), folder=tmp_path))
     slow.chmod(0o755)
     monkeypatch.setenv("PATH", f"{slow.parent}{os.pathsep}{os.environ['PATH']}")
-    submitting = submit(handed, tmp_path / "store", **SLURM)
+    submitting = submit(job_source, tmp_path / "store", **SLURM)
     wait_for((tmp_path / "submitted").exists)
     assert queue()
     os.killpg(submitting.pid, signal.SIGINT)
@@ -124,6 +124,6 @@ def test_a_prep_stopped_while_it_submits_cancels_its_jobs(
     wait_for(lambda: not queue())
 
 
-def test_what_slurm_refuses_is_told(handed: Path, tmp_path: Path) -> None:
+def test_what_slurm_refuses_is_told(job_source: Path, tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem, match=r"(?s)SLURM did not take 2 jobs.*invalid partition.*--slurm.*--jobs"):
-        prepare(source=handed, store_dir=tmp_path / "store", **{**SLURM, "slurm": {"partition": "nowhere"}})
+        prepare(source=job_source, store_dir=tmp_path / "store", **{**SLURM, "slurm": {"partition": "nowhere"}})
