@@ -29,10 +29,12 @@ LENGTHS = np.array([300, 1, 7, 200, 33, 64, 129, 20])  # some too short for any 
 RECIPES = [(name, recipe) for name in list_tasks() for recipe in ("paper", "original")]
 
 
-def make(name, family="shufflenet", clip=CLIP, **options):
+def make(name, family="shufflenet", clip=CLIP, dropping=True, **options):
+    """`dropping` turned off leaves VideoSwin without drop path, which is there so that nothing is learned by heart."""
     torch.manual_seed(0)
     options = {**SMALL_TASK.get(name, {}), **options}
-    return create_task(name, create_backbone(family, **FAMILIES[family]), clip, **options)
+    still = {"drop_path": 0.0} if family == "videoswin" and not dropping else {}
+    return create_task(name, create_backbone(family, **FAMILIES[family], **still), clip, **options)
 
 
 def draw(task, lengths=LENGTHS, epoch=0, first=0):
@@ -162,21 +164,39 @@ def test_compiled_views_show_the_same(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["shufflenet", "mobilenet", "squeezenet", "r21d"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", list_tasks())
 def test_eight_clips_are_learned_by_heart(name, family):
-    """The part of the loss that a network can bring to zero falls below a fifth of what it was, within 60 steps, and
-    stays there for three."""
-    task = make(name, family).train()
+    """The part of the loss that a network can bring to zero falls below a fifth of what it was and stays there for
+    three steps."""
+    task = make(name, family, dropping=False).train()
     views = some_views(name, 8)
-    optimizer = torch.optim.AdamW([p for p in task.parameters() if p.requires_grad], 1e-3)
+    parameters = [p for p in task.parameters() if p.requires_grad]
+    rate = 1e-3 if family not in ("c3d", "videoswin", "vit") else 6e-4 if name == "vmae" else 3e-4
+    optimizer = torch.optim.AdamW(parameters, rate, fused=True)
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=10)
+    out_of_reach = unavoidable(task, views)
     losses = []
-    for _ in range(60):
+    for _ in range(300):
         optimizer.zero_grad()
         out = task(views)
         out["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        losses.append(out.get("loss_cls", out["loss"]).item())
-        if max(losses[-3:]) < 0.2 * losses[0]:
+        warmup.step()
+        losses.append(out.get("loss_cls", out["loss"]).item() - out_of_reach)
+        if len(losses) > 3 and max(losses[-3:]) < 0.2 * losses[0]:
             return
     pytest.fail(f"from {losses[0]:.3f} to {losses[-1]:.3f} only")
+
+
+@torch.no_grad()
+def unavoidable(task, views):
+    """The least loss that any queries can have with the keys as they are. RSPNet's two keys of a video may be nearer to
+    each other than its margin (of a video of one frame they are the same): no unit vector is then further from one than
+    they are apart."""
+    if task.name != "rspnet":
+        return 0.0
+    same, other = (task.key_encoder(views[f"{view}_BCTHW"])[:, 1] for view in ("same", "other"))
+    apart = (same - other).norm(dim=1) / task.args.temperature
+    return (task.args.margin - apart).clamp(min=0).mean().item()
