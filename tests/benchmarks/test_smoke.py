@@ -22,7 +22,8 @@ from vidssl.data.prep import prepare
 from vidssl.engine.progress import Reporter
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name not in ("common.py", "tasks.py"))
+NEED_A_RUN = {"tasks.py", "codec_cue.py"}  # tested on one, below
+SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name not in NEED_A_RUN | {"common.py"})
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +182,14 @@ def test_tasks_runs_each_task_once_and_two_untrained_networks(tiny_source, tmp_p
     untrained, fitted = (load_file(tmp_path / "runs" / name / "model.safetensors") for name in ("untrained", "fitted"))
     differs = {key.rpartition(".")[2] for key in untrained if not torch.equal(untrained[key], fitted[key])}
     assert differs == {"running_mean", "running_var", "num_batches_tracked"}
+
+    # the same store twice: what the scores differ by is the stores' doing, so here by nothing
+    command = [sys.executable, str(BENCHMARKS / "codec_cue.py"), str(tmp_path / "runs" / "rotnet"), "--repeats", "2"]
+    done = subprocess.run(
+        [*command, "--stores", str(store), str(store)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, other = json.loads(done.stdout.splitlines()[-1])["rows"]
+    assert one == other
+    assert one["clips"] == 2 * one["videos"]
+    assert 0 <= one["value"] <= 1
