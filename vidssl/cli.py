@@ -126,6 +126,7 @@ def run(
 
 @app.command()
 def prep(
+    context: typer.Context,
     dataset: Annotated[
         str | None,
         typer.Argument(
@@ -133,10 +134,11 @@ def prep(
         ),
     ] = None,
     source: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(
+            metavar="DIR",
             help="Folder of videos: class folders, or train.csv/test.csv (path,label), or plain files; with the "
-            "official lists of a data set by name. Default: the one used last, or $VIDSSL_HOME/sources/DATASET."
+            "official lists of a data set by name. Default: the one used last, or $VIDSSL_HOME/sources/DATASET.",
         ),
     ] = None,
     download: Annotated[
@@ -190,13 +192,15 @@ def prep(
     if verify is not None or dataset is None:
         from .data.verify_verb import verify_verb
 
-        if not verify_verb(verify, repair, dataset, as_json):
+        sources = {name: context.get_parameter_source(name) for name in context.params}
+        given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+        if not verify_verb(verify, repair, dataset, as_json, given):
             raise typer.Exit(1)
         return
-    from .data.verb import prep_verb
+    from .data.verb import one_source, prep_verb
 
     prep_verb(
-        dataset, source, name, subset, short_side, fit, format, workers, dry_run, as_json,
+        dataset, one_source(source or []), name, subset, short_side, fit, format, workers, dry_run, as_json,
         download=download, mirror=mirror, max_disk=max_disk, yes=yes, cluster=cluster, jobs=jobs, slurm=slurm,
         repair=repair,
     )  # fmt: skip

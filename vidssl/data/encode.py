@@ -9,8 +9,8 @@
 - A group of pictures every 8 frames, no B frames, no scene cuts, fastdecode (no CABAC, no deblocking): a clip decodes
   from the nearest key frame at a tenth of the source's cost. Parameter sets are repeated at every key frame, so that a
   slice of packets is decodable by itself.
-- A key frame redraws what stands still, by a grey level or two; the frames between copy it. So a clip's still background
-  tells its stride to whoever looks for that, which PRP and RSPNet ask for. Networks trained here do not look
+- A key frame redraws what stands still, by a grey level or two; the frames between copy it. So the still background of
+  a clip tells its stride to whoever looks for that, and PRP and RSPNet ask for it. Networks trained here do not look
   (`benchmarks/codec_cue.py`); MJPEG has nothing to look at.
 - MJPEG: every packet a whole JPEG at quantiser 6, full range: 2.1 KB a frame and 40.6 dB (3 would be 3.5 KB and 43.9,
   10 1.8 KB and 38.3), still far above H.264's 34 dB; a smaller JPEG is a faster one (`benchmarks/results/NOTES.md`).

@@ -30,7 +30,7 @@ from .datasets import DATASETS
 from .files import remove_temporaries
 from .lock import locked
 from .manifest import merge, write_meta
-from .prep_checks import cannot_write, check_same_settings, check_settings, meta_for
+from .prep_checks import cannot_write, check_same_settings, check_settings, meta_for, strangers
 from .prep_plan import PrepPlan, choose, make_plan, rounds
 from .prep_summary import PrepSummary, begin_summary, estimate, held, sum_up
 from .prep_work import work
@@ -95,6 +95,7 @@ def prepare(
     listing: Listing = DATASETS.get(dataset)(source, store)
     chosen = choose(listing, subset)
     summary = begin_summary(listing, chosen, subset, store)
+    summary.strangers = strangers(store, listing)
     if dry_run:
         summary.dry_run = True
         plan = make_plan(store, meta, listing, chosen, threads=workers, shard_videos=shard_videos)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pyarrow.compute as pc
+
 from ..errors import ConfigError, DataError, EnvironmentProblem, unknown_name
-from .manifest import settings
+from .manifest import current_rows, settings
 from .shards import MAX_SHARD_VIDEOS
+from .sources import Listing
 from .store import FITS, FORMATS, StoreMeta, read_meta
 from .work import NotWritten
 
@@ -60,6 +63,27 @@ def check_same_settings(store: Path, meta: StoreMeta) -> None:
             f"{store} was prepared with other settings: {'; '.join(differing)}. Nothing was changed. Take another "
             "--name, or the settings of then."
         )
+
+
+def strangers(store: Path, listing: Listing) -> list[str]:
+    """Ids of the usable videos in a store that its source does not name (any more).
+
+    Raises:
+        DataError: there are no others in it: this is another source.
+    """
+    rows = current_rows(store).table
+    if rows is None:
+        return []
+    held = rows.filter(pc.equal(rows["status"], "ok"))["path"].to_pylist()
+    known = {video.id for video in listing.videos} | {video.id for video in listing.missing}
+    strange = [name for name in held if name not in known]
+    if strange and len(strange) == len(held):
+        raise DataError(
+            f"{store} holds {len(held)} videos ({strange[0]!r}, ...), and this source names none of them: it is "
+            "another source, or its folders were renamed. Nothing was changed. Take another --name, or the --source of "
+            "then."
+        )
+    return strange
 
 
 def cannot_write(store: Path, error: OSError | NotWritten) -> EnvironmentProblem:

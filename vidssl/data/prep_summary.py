@@ -21,6 +21,7 @@ from .subset_lists import subset_report, training_part
 from .work import new_row, transcode_job
 
 _ESTIMATE_FILES, _ESTIMATE_SECONDS = 8, 10.0
+_PARTS = {"train": "train", "test": "test"}
 _SHOWN = 5  # names in a line
 _SHOWN_NOTES = 10
 
@@ -31,11 +32,13 @@ class PrepSummary:
 
     `skipped` of them were done before. `ignored` files are no videos by name, `unlisted` ones are in no table, `unused`
     ones are left alone for a reason. `missing` videos are named by the tables and not in the source; those that have a
-    row of the manifest are among the rejected ones too. `subset` says how the asked subset came out (`subset_report`).
-    `bytes` are those of the shards on disk. Where the source has several official splits, `splits` says of each how
-    many videos of its parts the store holds and the source names: {"2": {"train": [held, named], "test": [held,
-    named]}}. A dry run has the counts of what would be done and its estimates instead, and its subset as if every file
-    were sound.
+    row of the manifest are among the rejected ones too. `classes` are those of the chosen videos, and `parts` says how
+    many of these are for training and for testing ("train", "test", "" where nothing says). `strangers` are usable
+    videos that the store holds and the source does not name. `subset` says how the asked subset came out
+    (`subset_report`). `bytes` are those of the shards on disk. Where the source has several official splits, `splits`
+    says of each how many videos of its parts the store holds and the source names: {"2": {"train": [held, named],
+    "test": [held, named]}}. A dry run has the counts of what would be done and its estimates instead, and its subset as
+    if every file were sound.
     """
 
     videos: int = 0
@@ -48,6 +51,9 @@ class PrepSummary:
     unused: dict[str, int] = field(default_factory=dict)
     source_notes: list[str] = field(default_factory=list)
     missing: int = 0
+    classes: list[str] = field(default_factory=list)
+    parts: dict[str, int] = field(default_factory=dict)
+    strangers: list[str] = field(default_factory=list)
     subset: dict[str, Any] = field(default_factory=dict)
     frames: int = 0
     store: str = ""
@@ -63,14 +69,22 @@ class PrepSummary:
     estimated_bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """The one line of `--json`; `unlisted` is a number there, with the first names beside it."""
-        unlisted = {"unlisted": len(self.unlisted), "unlisted_first": self.unlisted[:20]}
+        """The one line of `--json`; `unlisted` and `strangers` are numbers there, with the first names beside."""
+        shortened: dict[str, Any] = {}
+        for name in ("unlisted", "strangers"):
+            names = getattr(self, name)
+            shortened |= {name: len(names), f"{name}_first": names[:20]}
         reasons = dict(sorted(self.reasons.items()))
-        return {**self.__dict__, **unlisted, "reasons": reasons, "seconds": round(self.seconds, 3)}
+        return {**self.__dict__, **shortened, "reasons": reasons, "seconds": round(self.seconds, 3)}
 
     def notes(self) -> list[str]:
         """Lines on the subset, and on what the source lacks or has beside the videos."""
-        lines = []
+        lines = [f"{self._classes_in_words()}; {self._parts_in_words()}"]
+        if self.strangers:
+            lines.append(
+                f"the store also holds {len(self.strangers):,} videos that this source does not name "
+                f"({_first(self.strangers)}): they stay in it and are used. To be without them take another --name"
+            )
         if self.subset:
             size, videos = self.subset["size"], self.subset["videos"]
             lines.append(f"subset {size_name(size)}: {self.subset['text']}")
@@ -82,7 +96,7 @@ class PrepSummary:
         if self.missing:
             lines.append(f"named by the tables and missing: {self.missing:,} videos{where}")
         if self.unlisted:
-            shown = ", ".join(self.unlisted[:_SHOWN]) + (" ..." if len(self.unlisted) > _SHOWN else "")
+            shown = _first(self.unlisted)
             where = f"; all: {Path(self.store) / 'unlisted.txt'}" if not self.dry_run else ""
             lines.append(f"in no table, left alone: {len(self.unlisted):,} ({shown}{where})")
         lines += [f"{reason}, left alone: {count:,} files" for reason, count in self.unused.items()]
@@ -93,6 +107,19 @@ class PrepSummary:
             lines.append(f"and {len(self.source_notes) - _SHOWN_NOTES} more notes on archives (--json has all)")
         return lines
 
+    def _classes_in_words(self) -> str:
+        if not self.classes:
+            return "no classes"
+        return f"{len(self.classes)} class{'es' * (len(self.classes) > 1)}: {_first(self.classes)}"
+
+    def _parts_in_words(self) -> str:
+        told = [f"{self.parts[part]:,} to {verb} on" for part, verb in _PARTS.items() if self.parts.get(part)]
+        return ", ".join(told) or "nothing says which are to train and which to test on"
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else "")
+
 
 def begin_summary(listing: Listing, chosen: list[SourceVideo], subset: int | None, store: Path) -> PrepSummary:
     """The summary of a prep before its work: what the source holds, and what is wanted of it."""
@@ -101,6 +128,8 @@ def begin_summary(listing: Listing, chosen: list[SourceVideo], subset: int | Non
     return PrepSummary(
         videos=len(chosen), ignored=listing.ignored, unlisted=listing.unlisted, unused=listing.unused,
         source_notes=listing.notes,
+        classes=sorted({video.label for video in chosen if video.label is not None}),
+        parts=dict(Counter(video.split for video in chosen)),
         missing=len(listing.all_missing()), subset=subset_report(listing, taken, subset) if subset else {},
         store=str(store), manifest=str(store / "manifest.parquet"),
     )  # fmt: skip

@@ -230,6 +230,10 @@ class SourceFiles:
         """Those that are videos by their name."""
         return {name: file for name, file in self.files.items() if is_video_name(name)}
 
+    def with_notes(self, message: str) -> str:
+        """A message about what is not there, with what is wrong with archives, where it may be."""
+        return f"{message} On the archives: {'; '.join(self.notes)}." if self.notes else message
+
     def absent(self, name: str) -> SourceFile:
         """Where a file that is not there would be."""
         return SourceFile(name, self.root / name)

@@ -50,7 +50,7 @@ def prep_verb(
     from .datasets import DATASETS
 
     if dataset not in (*DATASETS.names(), "embedded"):
-        raise unknown_name("data set to prepare", dataset, (*DATASETS.names(), "embedded"))
+        raise unknown_name("data set to prepare", dataset, sorted({*DATASETS.names(), "embedded"}))
     if mirror is not None and not download:
         raise ConfigError("--mirror says where to download from. Add --download, or leave it out.")
     if download and source is not None:
@@ -117,6 +117,18 @@ def prep_verb(
     show(summary, Console(file=sys.stderr if as_json else sys.stdout, soft_wrap=True, highlight=False))
     if as_json:
         print(json.dumps(summary.to_json()))
+
+
+def one_source(given: list[str]) -> Path | None:
+    """The folder of `--source`. Raises ConfigError where there are several, or it is empty."""
+    if len(given) > 1:
+        raise ConfigError(
+            f"--source is given {len(given)} times ({', '.join(given)}), and prep reads one. Give a folder that holds "
+            "all of it (links to folders will do), or prepare each under a --name of its own."
+        )
+    if given and not given[0].strip():
+        raise ConfigError("--source is empty. Is the variable set that stands there? Legal: a folder or an archive.")
+    return Path(given[0]) if given else None
 
 
 def _consent(settings: dict[str, Any], max_disk: int, why: str, yes: bool) -> None:

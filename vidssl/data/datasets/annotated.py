@@ -121,9 +121,11 @@ def match(files: SourceFiles, annotations: Annotations, origin: Origin, tables: 
             places[video] = names
     if not places:
         raise DataError(
-            f"source {files.root} holds none of the {len(annotations.videos)} videos that its tables name "
-            f"({examples(annotations.videos)}); it holds {len(found)} others ({examples(found) or 'none'}). Give "
-            "--source the folder that holds the videos, with the tables in it."
+            files.with_notes(
+                f"source {files.root} holds none of the {len(annotations.videos)} videos that its tables name "
+                f"({examples(annotations.videos)}); it holds {len(found)} others ({examples(found) or 'none'}). Give "
+                "--source the folder that holds the videos, with the tables in it."
+            )
         )
     unused["replaced by a file for corrupted ones"] = _prefer(places, annotations.preferred)
     _require_one_each(places, files.root)
@@ -161,9 +163,11 @@ def _tables(files: SourceFiles, origin: Origin) -> tuple[dict[str, SourceFile], 
     if lacking:
         others = [name for name in files.files if name.lower().endswith(_TABLE_SUFFIXES)]
         raise DataError(
-            f"source {files.root} lacks the table {' and '.join(lacking)} of {origin.text}. Found instead: "
-            f"{examples(others) or 'no table and no archive'}. Give --source the folder that holds both the videos and "
-            "the tables, in any folders of it."
+            files.with_notes(
+                f"source {files.root} lacks the table {' and '.join(lacking)} of {origin.text}. Found instead: "
+                f"{examples(others) or 'no table and no archive'}. Give --source the folder that holds both the videos "
+                "and the tables, in any folders of it."
+            )
         )
     copies = [file for role in by_role.values() for file in role]
     return {role: one_of(found) for role, found in by_role.items()}, len(copies)

@@ -5,7 +5,11 @@
   file is missing becomes a rejected video; videos that no table names are counted, listed and left out.
 - `train2.csv` with `test2.csv`, `train3.csv` with `test3.csv`, ...: further splits of the same videos. Labels are the
   same in all; a video that a split does not name has no part in it.
-- No table: the first folder below the source is the class; files directly in it have none.
+- No table: the first folder below the source is the class; files directly in it have none. A folder that everything
+  lies in is passed over (an archive mostly has one), as long as there are folders below it.
+- No table, and `train` beside `val`, `valid`, `validation` or `test`, with nothing else: these are the two parts, and
+  the folders below them the classes. Where there are several of the latter, `test` is the part that is evaluated on
+  if it has classes, and the others are left alone.
 
 Archives are looked into where the source holds no video outside of them, or is itself an archive: they then count as if
 they had been unpacked where they lie, tables included. Beside videos they are left alone and the summary says so: a
@@ -17,6 +21,8 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -25,6 +31,7 @@ from ..sources import Listing, SourceFile, SourceFiles, SourceVideo, open_source
 from ..store import FIRST_SPLIT
 
 _TABLE = re.compile(r"(train|test)([2-9])?\.csv")
+_TESTED = ("test", "val", "valid", "validation")  # in this order
 
 
 def list_videos(source: Path, without: Path | None = None) -> Listing:
@@ -47,7 +54,7 @@ def list_videos(source: Path, without: Path | None = None) -> Listing:
     listing.ignored, listing.notes = len(files.files) - len(found) - len(tables), files.notes
     if files.archives and not any(video.file.member for video in listing.videos):
         listing.ignored -= len(files.archives)
-        listing.unused = {"archives beside videos": len(files.archives)}
+        listing.unused |= {"archives beside videos": len(files.archives)}
     if not listing.videos:
         raise DataError(
             f"source {source} holds no videos ({len(files.files)} files, none with a video's extension such as .mp4, "
@@ -58,11 +65,36 @@ def list_videos(source: Path, without: Path | None = None) -> Listing:
 
 
 def _from_folders(found: dict[str, SourceFile]) -> Listing:
-    videos = []
-    for name, file in found.items():
-        first, *rest = PurePosixPath(name).parts
-        videos.append(SourceVideo(name, file, label=first if rest else None))
-    return Listing(videos)
+    folders = _without_common({name: PurePosixPath(name).parts[:-1] for name in found})
+    tested = _tested_part(folders.values())
+    if tested is None:
+        return Listing([SourceVideo(name, found[name], label=next(iter(f), None)) for name, f in folders.items()])
+    videos, left_out = [], Counter[str]()
+    for name, (part, *below) in folders.items():
+        if part in ("train", tested):
+            split = "train" if part == "train" else "test"
+            videos.append(SourceVideo(name, found[name], label=next(iter(below), None), split=split))
+        else:
+            left_out[f"in {part}/, where {tested}/ is what is tested on"] += 1
+    return Listing(videos, unused=dict(left_out))
+
+
+def _without_common(folders: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Without the first folders that all names have, as long as something lies in a folder below."""
+    while len({parts[:1] for parts in folders.values()}) == 1 and any(len(parts) > 1 for parts in folders.values()):
+        folders = {name: parts[1:] for name, parts in folders.items()}
+    return folders
+
+
+def _tested_part(folders: Iterable[tuple[str, ...]]) -> str | None:
+    """The folder that is evaluated on beside `train`; None where folders are classes."""
+    below: dict[str, bool] = {}
+    for first, *rest in (parts or ("",) for parts in folders):
+        below[first] = below.get(first, False) or bool(rest)
+    tested = [name for name in _TESTED if name in below]
+    if "train" not in below or not below["train"] or not tested or len(below) > 1 + len(tested):
+        return None
+    return next((name for name in tested if below[name]), tested[0])
 
 
 def _tables(files: SourceFiles) -> dict[tuple[str, str], SourceFile]:

@@ -67,8 +67,10 @@ def list_official(source: Path, without: Path | None, pattern: re.Pattern[str], 
         if not copies:
             others = [name for name in files.files if name.lower().endswith((".txt", ".zip", ".rar", ".csv"))]
             raise DataError(
-                f"source {source} holds no {origin}. Found instead: {examples(others) or 'no list and no archive'}. "
-                "Give --source the folder that holds both the videos and the unpacked lists, in any folders of it."
+                files.with_notes(
+                    f"source {source} holds no {origin}. Found instead: {examples(others) or 'no list and no archive'}."
+                    " Give --source the folder that holds both the videos and the unpacked lists, in any folders of it."
+                )
             )
         official = read(_by_name(copies))
     folder = copies[0].folder
@@ -79,9 +81,11 @@ def list_official(source: Path, without: Path | None, pattern: re.Pattern[str], 
     if not places:
         named = examples(f"{label}/{file}" for label, file in official.roles)
         raise DataError(
-            f"source {source} holds none of the {len(official.roles)} videos that its lists name ({named}); it holds "
-            f"{len(found)} others ({examples(found) or 'none'}). Give --source the folder that holds the unpacked "
-            "videos, with the lists in it."
+            files.with_notes(
+                f"source {source} holds none of the {len(official.roles)} videos that its lists name ({named}); it "
+                f"holds {len(found)} others ({examples(found) or 'none'}). Give --source the folder that holds the "
+                "unpacked videos, with the lists in it."
+            )
         )
     videos = []
     for (label, file), roles in sorted(official.roles.items()):
