@@ -38,6 +38,7 @@ from .runs import RunDirectory
 from .signals import Interrupted, StopRequest, stop_on_signals
 
 CHECKPOINT_SECONDS = 60.0
+_RANK_STREAM = 15_485_863  # times the rank, added to the seed: far from the seeds of other runs and fine-tunings
 
 
 @dataclass
@@ -109,6 +110,10 @@ class Trainer:
         self._views = torch.compile(task.views) if context.engine.compile == "on" else task.views
         optimizer = build_optimizer(task, stage)
         self.model, self.optimizer = accelerator.prepare(task, optimizer)
+        # dropout and drop path draw by place in a rank's share: ranks that drew alike would drop the same units for the
+        # i-th sample of each. The first one goes on with what it has, as a process alone does.
+        if self.plan.rank:
+            torch.manual_seed(context.seed + _RANK_STREAM * self.plan.rank)
         self.directory = Path(context.run.path) / "checkpoints"
         self.sums: defaultdict[str, torch.Tensor | float] = defaultdict(float)
         self._kept: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
