@@ -36,6 +36,14 @@ def test_looks_follow_the_epochs_that_were_asked_for():
     assert small_preset("cvrl", 480, 480, {"pretrain.epochs": 2})["watch.every"] == 1
 
 
+@pytest.mark.parametrize(("epochs", "every"), [(0, 1), (1, 1), (10, 2), (50, 12), (80, 20), (200, 20)])
+def test_the_benchmarks_trainings_are_looked_at_each_quarter_at_least(tiny_store, epochs, every):
+    asked = {"pretrain.epochs": epochs}
+    assert resolved(tiny_store, **asked).watch.every == every
+    for by_hand in (0, 7, 300):
+        assert resolved(tiny_store, **asked, **{"watch.every": by_hand}).watch.every == by_hand
+
+
 def resolved(tiny_store, **request):
     fixed = {"data.source": str(tiny_store), "eval.names": [], "preset": "paper"}
     return resolve({**fixed, **request}, Reporter(quiet=True)).spec

@@ -48,15 +48,19 @@ SMALL_TASK: dict[str, dict[str, Any]] = {
 
 def paper_preset(recipe: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
     """The entries that follow the number of epochs: a recipe's warm-up keeps its share of them, so that a training
-    shorter than the warm-up still reaches the schedule.
+    shorter than the warm-up still reaches the schedule, and no training is looked at less than at each quarter.
 
     Args:
         recipe: the task's.
         request: what the user set by hand.
     """
-    own = recipe.get("pretrain.epochs", RunSpec().pretrain.epochs)
+    defaults = RunSpec()
+    own = recipe.get("pretrain.epochs", defaults.pretrain.epochs)
     epochs = request.get("pretrain.epochs", own)
-    return {"pretrain.warmup_epochs": recipe.get("pretrain.warmup_epochs", 0.0) * epochs / own}
+    return {
+        "pretrain.warmup_epochs": recipe.get("pretrain.warmup_epochs", 0.0) * epochs / own,
+        "watch.every": min(defaults.watch.every, _quarter(epochs)),
+    }
 
 
 def small_preset(
@@ -86,10 +90,14 @@ def small_preset(
         **{f"task.{key}": value for key, value in options.items()},
         "pretrain.epochs": epochs,
         "pretrain.warmup_epochs": _warmup(asked),
-        "watch.every": max(1, round(asked / 4)),
+        "watch.every": _quarter(asked),
         "finetune.epochs": finetune_epochs,
         "finetune.warmup_epochs": _warmup(int(request.get("finetune.epochs", finetune_epochs))),
     }
+
+
+def _quarter(epochs: int) -> int:
+    return max(1, round(epochs / 4))
 
 
 def _warmup(epochs: int) -> float:

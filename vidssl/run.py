@@ -138,7 +138,8 @@ def build_watch(
         threads = spec.engine.decode_threads or None
         opened = open_target(open_decoder(spec.data.target_decoder, target, context.device, threads))
         decoder, rows = opened.decoder, opened.train
-    return Watch(task.backbone, decoder, rows, opened, task.clip, spec.watch, spec.eval, context)
+    last = spec.pretrain.epochs
+    return Watch(task.backbone, decoder, rows, opened, task.clip, spec.watch, spec.eval, context, last)
 
 
 def _stages(task: Task, resolved: Resolved, context: Context) -> dict[str, Any]:

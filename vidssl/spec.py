@@ -129,7 +129,8 @@ class WatchSpec:
     Where nothing is evaluated: rank and spread of its own videos'.
 
     Args:
-        every: epochs between two looks, the first before the training; 0 for none.
+        every: epochs between two looks, the first before the training, the last at its end; 0 for none. Where it is not
+            set by hand, no more than a quarter of the epochs.
         videos: at most so many of each split, equal a class; one clip of each.
     """
 
