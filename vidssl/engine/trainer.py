@@ -312,7 +312,7 @@ class Trainer:
                 "time": {"seconds": seconds},
             }
         )
-        self._warn(self.health.features(seen))
+        self._warn(self.health.features(done, seen))
 
     def _agree_on_buffers(self) -> None:
         """Every process looks at the first one's network. With synced batch norm they are the same already."""
