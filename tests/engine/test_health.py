@@ -10,6 +10,7 @@ import pytest
 from vidssl.engine.health import Health
 from vidssl.engine.trainer import Trainer
 from vidssl.spec import StageSpec
+from vidssl.tasks import TASKS
 
 from .test_trainer import context, equal, log_without_time
 from .toys import ToyDecoder, toy_store, toy_task
@@ -36,6 +37,18 @@ def test_the_advice_is_what_the_stage_can_follow():
     assert "preview" in texts[0]
     assert "preview" not in texts[1]
     assert "finetune.lr" in texts[1]
+
+
+def test_a_task_whose_metric_may_be_below_chance_says_so_before_the_advice(tmp_path):
+    task, said = toy_task(), []
+    task.__class__ = type("Lagging", (type(task),), {"below_chance": "The key network lags behind."})
+    shared = context(tmp_path, log_every=1)
+    shared.reporter.say = said.append
+    stage = StageSpec(epochs=4, batch=4, lr=0.0)
+    Trainer("pretrain", task, stage, ToyDecoder(toy_store()), np.arange(13), shared).fit()
+    (text,) = [line for line in said if "not above chance" in line]
+    assert text.index("of 16. The key network lags behind. Where") < text.index("pretrain.lr")
+    assert "lags" in TASKS.get("tdl").below_chance
 
 
 def test_what_beats_chance_is_left_alone():

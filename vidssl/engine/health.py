@@ -26,14 +26,13 @@ class Health:
     than those of any recorded run that learned.
     """
 
-    def __init__(self, stage: str, num_steps: int, has_levels: bool = False) -> None:
+    def __init__(self, stage: str, num_steps: int, has_levels: bool = False, below_chance: str = "") -> None:
         self.stage, self.num_steps = stage, num_steps
         pretext = stage == "pretrain"
         look = "Look at what the network gets (`vidssl preview`): can you tell the answer? " if pretext else ""
         level = "a lower --complexity, " if has_levels else ""
-        self._advice = (
-            f"{look}Try another --set {stage}.lr (a third, three times), {level}weaker augmentation, more epochs."
-        )
+        usual = f"{look}Try another --set {stage}.lr (a third, three times), {level}weaker augmentation, more epochs."
+        self._advice = f"{below_chance} Where those say the same: {usual}" if below_chance else usual
         self.warnings: dict[str, str] = {}
         self._lines: deque[tuple[float, float, int]] = deque(maxlen=_LINES)
         self._widest_spread = 0.0

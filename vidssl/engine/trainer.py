@@ -117,7 +117,8 @@ class Trainer:
         self.directory = Path(context.run.path) / "checkpoints"
         self.sums: defaultdict[str, torch.Tensor | float] = defaultdict(float)
         self._kept: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
-        self.health = Health(name, self.plan.num_steps, has_levels=hasattr(getattr(task, "args", None), "complexity"))
+        has_levels = hasattr(getattr(task, "args", None), "complexity")
+        self.health = Health(name, self.plan.num_steps, has_levels, task.below_chance)
         self._note = ""
         self._begun, self._seconds_before = time.perf_counter(), 0.0
         self.num_extended = 0
