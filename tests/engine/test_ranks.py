@@ -66,6 +66,7 @@ def test_the_same_log_and_pretext_score(results):
     assert tested[0]["value"] == tested[1]["value"]
     assert tested[0]["interval"] == pytest.approx(tested[1]["interval"])
     assert tested[0]["clips"] == 26
+    assert [each["test_extended_clips"] for each in tested] == [4, 4], "of two short videos, each twice"
 
 
 def test_ranks_drop_different_units(results):

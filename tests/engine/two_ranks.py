@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,9 @@ def main() -> None:
     trainer = Trainer("pretrain", task, StageSpec(epochs=3, batch=5, lr=0.05), decoder, np.arange(13), context)
     trainer.fit()
     seen = list(decoder.seen)
+    draw = task.draw
+    decoder.store.frames[:2] = 10
+    task.draw = lambda uniforms, frames: replace(draw(uniforms, frames), extended=frames < 20)
     tested = evaluate_pretext(task, decoder, np.arange(13), context, repeats=2, batch=4)
     name = f"world{accelerator.num_processes}-rank{accelerator.process_index}"
     (folder / f"{name}.json").write_text(json.dumps({"seen": seen, "tested": tested}))
