@@ -101,6 +101,13 @@ class Trainer:
         require_whole_steps(name, task, self.plan.batch, context.engine.micro_batch, self.plan.world)
         for note in task.check_data(len(samples), self.plan.batch):
             context.reporter.say(f"{name}: {note}")
+        self.largest_step = -(-len(samples) // self.plan.steps_per_epoch)
+        if stage.epochs and self.largest_step != stage.batch:
+            context.reporter.say(
+                f"{name}: steps have {self.largest_step} samples at most, not {name}.batch = {stage.batch}: an epoch's "
+                f"{len(samples)} are shared equally by {self.plan.steps_per_epoch} step(s). The learning rate is used "
+                "as it is set."
+            )
         if accelerator.num_processes > 1 and context.engine.batch_norm == "synced":
             synchronise(task, accelerator.device)
         if context.engine.layout == "channels_last":
@@ -161,6 +168,7 @@ class Trainer:
         return {
             "steps": self.plan.num_steps,
             "epochs": self.plan.epochs,
+            "largest_step": self.largest_step,
             "seconds": self._seconds_before + seconds,
             "clips_per_second": clips / training if clips else None,
             "data_wait": waited / training if clips else None,
