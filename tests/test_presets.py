@@ -1,10 +1,16 @@
-"""The small preset: how long it trains, how long its queues are, when it looks."""
+"""The presets: how long they train and warm up, how long queues are, when they look."""
 
 from __future__ import annotations
 
 import pytest
 
-from vidssl.presets import small_preset
+from vidssl.engine.optim import check_warmup, learning_rate
+from vidssl.engine.progress import Reporter
+from vidssl.errors import ConfigError
+from vidssl.presets import paper_preset, small_preset
+from vidssl.resolve import resolve
+from vidssl.spec import StageSpec
+from vidssl.tasks import TASKS
 
 
 @pytest.mark.parametrize(("task", "epochs"), [("rotnet", 10), ("prp", 10), ("cvrl", 20), ("tdl", 20), ("rspnet", 20)])
@@ -28,3 +34,52 @@ def test_tasks_without_a_queue_and_weights_without_a_task_have_none():
 def test_looks_follow_the_epochs_that_were_asked_for():
     assert small_preset("cvrl", 480, 480)["watch.every"] == 5
     assert small_preset("cvrl", 480, 480, {"pretrain.epochs": 2})["watch.every"] == 1
+
+
+@pytest.mark.parametrize(("epochs", "every"), [(0, 1), (1, 1), (10, 2), (50, 12), (80, 20), (200, 20)])
+def test_the_benchmarks_trainings_are_looked_at_each_quarter_at_least(tiny_store, epochs, every):
+    asked = {"pretrain.epochs": epochs}
+    assert resolved(tiny_store, **asked).watch.every == every
+    for by_hand in (0, 7, 300):
+        assert resolved(tiny_store, **asked, **{"watch.every": by_hand}).watch.every == by_hand
+
+
+def resolved(tiny_store, **request):
+    fixed = {"data.source": str(tiny_store), "eval.names": [], "preset": "paper"}
+    return resolve({**fixed, **request}, Reporter(quiet=True)).spec
+
+
+@pytest.mark.parametrize(("task", "whole"), [("vmae", 10.0), ("cvrl", 5.0), ("prp", 0.0)])
+def test_a_recipes_warmup_keeps_its_share_of_the_epochs(task, whole):
+    for epochs in (1, 5, 10, 50, 200, 400):
+        entries = paper_preset(TASKS.get(task).recipe, {"pretrain.epochs": epochs})
+        assert entries["pretrain.warmup_epochs"] == whole * epochs / 200
+    assert paper_preset(TASKS.get(task).recipe, {})["pretrain.warmup_epochs"] == whole
+
+
+def test_a_run_as_long_as_the_recipes_warmup_reaches_the_schedule(tiny_store):
+    stage = resolved(tiny_store, **{"task.name": "vmae", "pretrain.epochs": 10}).pretrain
+    assert stage.warmup_epochs == 0.5
+    rates = [learning_rate(stage, step, 6) for step in range(60)]
+    assert max(rates) == rates[2] == stage.lr
+    assert rates[-1] < stage.lr / 100
+
+
+def test_a_warmup_set_by_hand_is_kept_and_refused_where_nothing_is_left(tiny_store):
+    asked = {"task.name": "vmae", "pretrain.epochs": 10}
+    assert resolved(tiny_store, **asked, **{"pretrain.warmup_epochs": 9.0}).pretrain.warmup_epochs == 9.0
+    with pytest.raises(ConfigError, match=r"pretrain\.warmup_epochs = 10.* less than 10"):
+        resolved(tiny_store, **asked, **{"pretrain.warmup_epochs": 10})
+    check_warmup("pretrain", StageSpec(epochs=0))
+
+
+def test_the_small_warmup_is_an_epoch_and_at_most_a_quarter():
+    for asked, warmup in (({}, 1.0), ({"pretrain.epochs": 4}, 1.0), ({"pretrain.epochs": 1}, 0.25)):
+        assert small_preset("prp", 480, 480, asked)["pretrain.warmup_epochs"] == warmup
+    assert small_preset("prp", 480, 5000)["finetune.warmup_epochs"] == 0.25  # one epoch
+    assert small_preset("prp", 480, 480, {"finetune.epochs": 2})["finetune.warmup_epochs"] == 0.5
+
+
+def test_a_warmup_that_ends_within_a_step_does_not_pass_the_full_rate():
+    stage = StageSpec(epochs=4, lr=0.1, schedule="constant", warmup_epochs=0.25)
+    assert [learning_rate(stage, step, 6) for step in range(3)] == pytest.approx([0.1 / 1.5, 0.1, 0.1])

@@ -100,7 +100,9 @@ def test_summary_has_every_number(finished):
     assert set(summary["evals"]) == {"finetune", "linear", "retrieval"}
     assert summary["evals"]["retrieval"]["left_out"].startswith("k = [10, 20, 50]")
     assert summary["evals"]["finetune"]["chance"] == pytest.approx(1 / 3)
-    assert "too short" in done.stderr
+    assert 0 < pretrain["test_extended_clips"] <= pretrain["test_clips"] == 3 * 2, "three test videos, each twice"
+    assert f"pretrain: {100 * pretrain['extended_clips'] / pretrain['clips']:.0f} % of the clips" in done.stderr
+    assert f"pretext test: {100 * pretrain['test_extended_clips'] / 6:.0f} % of the clips" in done.stderr
     assert "no number of the paper" in done.stdout
     for name in ("spec.toml", "environment.json", "measured.json", "log.jsonl", "model.safetensors", "pretrain.png"):
         assert (out / name).stat().st_size > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass
 
@@ -59,6 +60,10 @@ def test_override_values_are_read_as_toml(text, key, value):
         ({"eval.noise_severities": [1, 6]}, "'6'"),
         ({"eval.ks": []}, "empty"),
         ({"eval.ks": [1, "5"]}, "whole numbers"),
+        ({"pretrain.clip_gradient": -1.0}, r"pretrain\.clip_gradient = -1\.0 is too small; legal: 0\.0 or more"),
+        ({"finetune.warmup_epochs": -2}, "0.0 or more"),
+        ({"pretrain.lr": math.nan}, r"pretrain\.lr = nan is not finite"),
+        ({"pretrain.clip_gradient": math.inf}, "not finite"),
     ],
 )
 def test_mistakes(changes, says):
@@ -75,15 +80,20 @@ def test_set_without_equals_sign():
 class Args:
     complexity: int = 3
     width: float = 1.0
+    range: tuple[float, float] = (0.5, 1.0)
 
 
 def test_options_are_completed_and_checked():
     done = complete_options(Named("x", {"complexity": 1}), dataclass_options(Args), "task")
-    assert done.options == {"complexity": 1, "width": 1.0}
+    assert done.options == {"complexity": 1, "width": 1.0, "range": (0.5, 1.0)}
     with pytest.raises(ConfigError, match=r"Did you mean 'task.width'"):
         complete_options(Named("x", {"widht": 1}), dataclass_options(Args), "task")
     with pytest.raises(ConfigError, match="whole number"):
         complete_options(Named("x", {"complexity": "hard"}), dataclass_options(Args), "task")
+    for kind in ("task", "backbone"):
+        for options in ({"width": math.nan}, {"range": [0.5, math.inf]}):
+            with pytest.raises(ConfigError, match=rf"{kind}\.\w+ = .* is not finite"):
+                complete_options(Named("x", options), dataclass_options(Args), kind)
 
 
 def test_differences_name_the_key_and_both_values():

@@ -169,7 +169,8 @@ def evaluate_run(
     store = open_data(on, reporter)
     if spec.preset == "small":
         # what the run was told by hand it keeps
-        spec = override(spec, _small(spec, store, {**with_protocol(requested), **entries}, ("finetune.epochs",)))
+        wanted = ("finetune.epochs", "finetune.warmup_epochs")
+        spec = override(spec, _small(spec, store, {**with_protocol(requested), **entries}, wanted))
     resolved = Resolved(spec, None, store, notes=_seen_before(*pretrained_on, on, store, reporter))
     if own:
         place, request = folder, requested
@@ -238,7 +239,7 @@ def _place(folder: Path, on: str) -> Path:
 
 def _small(spec: RunSpec, store: Store, changes: Mapping[str, Any], wanted: tuple[str, ...]) -> dict[str, Any]:
     """The small preset's entries that concern an evaluation on this store, but for those set by hand."""
-    entries = presets.small_preset(spec.task.name, 1, len(catalog.training_rows(store, "all")))
+    entries = presets.small_preset(spec.task.name, 1, len(catalog.training_rows(store, "all")), changes)
     return {key: value for key, value in entries.items() if key.startswith(wanted) and key not in changes}
 
 

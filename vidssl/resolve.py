@@ -20,6 +20,7 @@ from .backbones.weights import Loaded, load_weights
 from .data import catalog
 from .data.decode.auto import choose_decoder
 from .data.store import Store
+from .engine.optim import check_warmup
 from .engine.progress import Reporter
 from .engine.runs import RunDirectory
 from .engine.setup import faster_layout, resolve_engine
@@ -91,6 +92,8 @@ def resolve(request: Mapping[str, Any], reporter: Reporter) -> Resolved:
     if preset == "small":
         finetune_videos = len(catalog.training_rows(target, "all")) if target else 1
         changes |= presets.small_preset(spec.task.name, len(rows), finetune_videos, request)
+    else:
+        changes |= presets.paper_preset(task.recipe, request)
     spec = override(RunSpec(), {**changes, **with_protocol(request)})
     spec = replace(
         spec,
@@ -103,6 +106,7 @@ def resolve(request: Mapping[str, Any], reporter: Reporter) -> Resolved:
     )
     spec = replace(spec, task=check_augmentation(spec.task, task.Args, request))
     backbone.check_clip(spec.data.frames, spec.data.size, spec.data.size)
+    check_warmup("pretrain", spec.pretrain)
     if target is not None:
         check_evaluations(spec, target)
     return Resolved(spec, source, target, initial, weights, notes)

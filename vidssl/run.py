@@ -138,7 +138,8 @@ def build_watch(
         threads = spec.engine.decode_threads or None
         opened = open_target(open_decoder(spec.data.target_decoder, target, context.device, threads))
         decoder, rows = opened.decoder, opened.train
-    return Watch(task.backbone, decoder, rows, opened, task.clip, spec.watch, spec.eval, context)
+    last = spec.pretrain.epochs
+    return Watch(task.backbone, decoder, rows, opened, task.clip, spec.watch, spec.eval, context, last)
 
 
 def _stages(task: Task, resolved: Resolved, context: Context) -> dict[str, Any]:
@@ -175,13 +176,16 @@ def _pretrain(task: Task, decoder: Decoder, target: Store | None, spec: RunSpec,
     tested = evaluate_pretext(
         task, decoder, test if len(test) else rows, context, spec.eval.pretext_repeats, spec.eval.batch
     )
-    if trained["extended_clips"]:
-        share = trained["extended_clips"] / max(1, trained["clips"])
-        context.reporter.say(
-            f"pretrain: {100 * share:.0f} % of the clips came from videos too short for them: frames were repeated, or "
-            "gaps made smaller"
-        )
-    result = {**tested, **trained, "videos_trained": len(rows)}
+    for what, extended, clips in (
+        ("pretrain", trained["extended_clips"], trained["clips"]),
+        ("pretext test", tested["test_extended_clips"], tested["clips"]),
+    ):
+        if extended:
+            context.reporter.say(
+                f"{what}: {100 * extended / clips:.0f} % of the clips came from videos too short for them: frames were "
+                "repeated, or gaps made smaller"
+            )
+    result = {**tested, **trained, "test_clips": tested["clips"], "videos_trained": len(rows)}
     result |= {"videos_skipped": len(every_row) - len(rows), "test_videos_skipped": len(every_test) - len(test)}
     result |= {"tested_on": "test" if len(test) else "train"}
     if run.main:

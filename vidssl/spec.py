@@ -8,6 +8,7 @@ where it does not (design sheet: pretext tasks 1.1 and 7). "auto" is resolved be
 from __future__ import annotations
 
 import inspect
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -128,7 +129,8 @@ class WatchSpec:
     Where nothing is evaluated: rank and spread of its own videos'.
 
     Args:
-        every: epochs between two looks, the first before the training; 0 for none.
+        every: epochs between two looks, the first before the training, the last at its end; 0 for none. Where it is not
+            set by hand, no more than a quarter of the epochs.
         videos: at most so many of each split, equal a class; one clip of each.
     """
 
@@ -226,6 +228,8 @@ _AT_LEAST = {
     "videos": 2,
     "prefetch": 1,
     "lr": 0.0,
+    "warmup_epochs": 0.0,
+    "clip_gradient": 0.0,  # a norm below zero would turn the gradient round
 }
 
 
@@ -275,6 +279,10 @@ def check_value(key: str, value: Any, kind: Any) -> Any:
     name = key.rpartition(".")[2]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    # before any bound is looked at: a comparison with nan is false
+    for each in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(each, float) and not math.isfinite(each):
+            raise ConfigError(f"{key} = {value} is not finite; legal: numbers, neither inf nor nan.")
     plain = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
     if kind in plain and (not isinstance(value, kind) or (kind is not bool and isinstance(value, bool))):
         raise ConfigError(f"{key} = {value!r} is not {plain[kind]}. Example: --set {key}={_example(kind)}")

@@ -66,3 +66,16 @@ def test_the_same_log_and_pretext_score(results):
     assert tested[0]["value"] == tested[1]["value"]
     assert tested[0]["interval"] == pytest.approx(tested[1]["interval"])
     assert tested[0]["clips"] == 26
+    assert [each["test_extended_clips"] for each in tested] == [4, 4], "of two short videos, each twice"
+
+
+def test_ranks_drop_different_units(results):
+    first, second = (json.loads((results / f"dropout-rank{rank}.json").read_text()) for rank in range(2))
+    assert first["dropped"] != second["dropped"]
+
+
+def test_two_ranks_with_dropout_killed_and_started_again_equal_never_stopped(results):
+    for rank in range(2):
+        assert json.loads((results / f"killed-rank{rank}.json").read_text())["start"] == 4
+        whole, resumed = (torch.load(results / f"{name}-rank{rank}.pt") for name in ("dropout", "killed"))
+        assert all(torch.equal(whole[key], resumed[key]) for key in whole)

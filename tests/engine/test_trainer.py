@@ -215,6 +215,17 @@ def test_by_default_an_epochs_end_is_saved_when_a_minute_has_passed(tmp_path, mo
     assert saved == [16, 4, 8, 12, 16]
 
 
+@pytest.mark.parametrize(("batch", "largest"), [(4, 4), (12, 7), (13, 13), (64, 13)])
+def test_steps_of_another_size_than_the_batch_are_told_once_and_recorded(tmp_path, batch, largest):
+    shared, said = context(tmp_path), []
+    shared.reporter.say = said.append
+    stage = StageSpec(epochs=1, batch=batch, lr=0.05)
+    result = Trainer("pretrain", toy_task(), stage, ToyDecoder(toy_store()), np.arange(13), shared).fit()
+    assert result["largest_step"] == largest
+    told = [text for text in said if f"{largest} samples at most, not pretrain.batch = {batch}" in text]
+    assert len(told) == (largest != batch)
+
+
 def test_bf16_is_refused_on_a_cpu():
     with pytest.raises(ConfigError, match=r"bf16 needs a GPU.*Legal here: fp32, auto"):
         resolve_engine(EngineSpec(precision="bf16"), on_gpu=False)

@@ -63,6 +63,7 @@ def test_data_that_can():
         ({"eval.names": ["cka"]}, "cka needs 4 test videos or more, and 'mine' has 2"),
         ({"eval.names": ["robustness"], "eval.noise_severities": [1, 1]}, "each once"),
         ({"eval.flip": 0.5}, r"eval\.crop"),
+        ({"finetune.epochs": 2, "finetune.warmup_epochs": 2}, r"finetune\.warmup_epochs = 2\.0 leaves nothing"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_trained(changes, says):

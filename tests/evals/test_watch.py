@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from vidssl.evals.watch import TEMPERATURE, knn_votes, rankme, spread
+from vidssl.evals.watch import TEMPERATURE, is_due, knn_votes, rankme, spread
 
 
 def test_votes_by_hand():
@@ -38,3 +38,14 @@ def test_spread_is_zero_for_equal_clips_and_one_for_uniform_directions():
     rng = np.random.default_rng(0)
     assert spread(np.tile(rng.normal(size=(1, 64)), (10, 1)) * np.arange(1, 11)[:, None]) == pytest.approx(0, abs=1e-7)
     assert spread(rng.normal(size=(4000, 64))) == pytest.approx(1, rel=0.01)
+
+
+def test_looks_are_at_multiples_and_at_the_end():
+    def looks(every, last):
+        return [epochs for epochs in range(last + 1) if is_due(every, epochs, last)]
+
+    assert looks(20, 50) == [0, 20, 40, 50]
+    assert looks(2, 4) == [0, 2, 4]
+    assert looks(20, 10) == [0, 10]
+    assert looks(20, 0) == [0]
+    assert looks(0, 10) == []

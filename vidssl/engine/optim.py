@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from ..errors import ConfigError
 from ..spec import StageSpec
 from ..tasks.base import Task
 
@@ -18,11 +19,21 @@ def build_optimizer(task: Task, stage: StageSpec) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=stage.lr, weight_decay=stage.weight_decay)
 
 
+def check_warmup(name: str, stage: StageSpec) -> None:
+    """Raises ConfigError where a training ends before its warm-up does."""
+    if 0 < stage.epochs <= stage.warmup_epochs:
+        raise ConfigError(
+            f"{name}.warmup_epochs = {stage.warmup_epochs} leaves nothing of {name}.epochs = {stage.epochs} for the "
+            f"schedule: the learning rate would only rise. Legal: less than {stage.epochs}. Take a shorter warm-up or "
+            "more epochs, or leave the warm-up out: it then follows the epochs."
+        )
+
+
 def learning_rate(stage: StageSpec, step: int, steps_per_epoch: int) -> float:
     """Learning rate of step `step`, counted from 0: linear warm-up, then as the schedule says."""
     warmup = stage.warmup_epochs * steps_per_epoch
     if step < warmup:
-        return stage.lr * (step + 1) / warmup
+        return stage.lr * min(step + 1, warmup) / warmup  # a warm-up may end within a step
     if stage.schedule == "constant":
         return stage.lr
     if stage.schedule == "steps":

@@ -38,6 +38,7 @@ from .runs import RunDirectory
 from .signals import Interrupted, StopRequest, stop_on_signals
 
 CHECKPOINT_SECONDS = 60.0
+_RANK_STREAM = 15_485_863  # times the rank, added to the seed: far from the seeds of other runs and fine-tunings
 
 
 @dataclass
@@ -100,6 +101,13 @@ class Trainer:
         require_whole_steps(name, task, self.plan.batch, context.engine.micro_batch, self.plan.world)
         for note in task.check_data(len(samples), self.plan.batch):
             context.reporter.say(f"{name}: {note}")
+        self.largest_step = -(-len(samples) // self.plan.steps_per_epoch)
+        if stage.epochs and self.largest_step != stage.batch:
+            context.reporter.say(
+                f"{name}: steps have {self.largest_step} samples at most, not {name}.batch = {stage.batch}: an epoch's "
+                f"{len(samples)} are shared equally by {self.plan.steps_per_epoch} step(s). The learning rate is used "
+                "as it is set."
+            )
         if accelerator.num_processes > 1 and context.engine.batch_norm == "synced":
             synchronise(task, accelerator.device)
         if context.engine.layout == "channels_last":
@@ -109,10 +117,15 @@ class Trainer:
         self._views = torch.compile(task.views) if context.engine.compile == "on" else task.views
         optimizer = build_optimizer(task, stage)
         self.model, self.optimizer = accelerator.prepare(task, optimizer)
+        # dropout and drop path draw by place in a rank's share: ranks that drew alike would drop the same units for the
+        # i-th sample of each. The first one goes on with what it has, as a process alone does.
+        if self.plan.rank:
+            torch.manual_seed(context.seed + _RANK_STREAM * self.plan.rank)
         self.directory = Path(context.run.path) / "checkpoints"
         self.sums: defaultdict[str, torch.Tensor | float] = defaultdict(float)
         self._kept: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
-        self.health = Health(name, self.plan.num_steps, has_levels=hasattr(getattr(task, "args", None), "complexity"))
+        has_levels = hasattr(getattr(task, "args", None), "complexity")
+        self.health = Health(name, self.plan.num_steps, has_levels, task.below_chance)
         self._note = ""
         self._begun, self._seconds_before = time.perf_counter(), 0.0
         self.num_extended = 0
@@ -155,6 +168,7 @@ class Trainer:
         return {
             "steps": self.plan.num_steps,
             "epochs": self.plan.epochs,
+            "largest_step": self.largest_step,
             "seconds": self._seconds_before + seconds,
             "clips_per_second": clips / training if clips else None,
             "data_wait": waited / training if clips else None,
@@ -307,7 +321,7 @@ class Trainer:
                 "time": {"seconds": seconds},
             }
         )
-        self._warn(self.health.features(seen))
+        self._warn(self.health.features(done, seen))
 
     def _agree_on_buffers(self) -> None:
         """Every process looks at the first one's network. With synced batch norm they are the same already."""

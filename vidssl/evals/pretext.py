@@ -26,7 +26,8 @@ def evaluate_pretext(
     A task that compares the clips of a step with each other is scored in steps of `batch` videos, drawn anew each time.
 
     Returns:
-        metric (name), value, chance, interval (95 %, videos as clusters), clips, videos.
+        metric (name), value, chance, interval (95 %, videos as clusters), clips, test_extended_clips (of videos that
+        were too short for them), videos.
     """
     accelerator = context.accelerator
     plan = Plan(
@@ -39,7 +40,7 @@ def evaluate_pretext(
         world=accelerator.num_processes,
     )
     task.to(accelerator.device).eval()
-    scores, chances, videos = [], [], []
+    scores, chances, videos, extended = [], [], [], 0
     with (
         context.reporter.meter("pretext test", plan.num_steps) as meter,
         torch.inference_mode(),
@@ -50,6 +51,7 @@ def evaluate_pretext(
             scores += out[task.metric].float().cpu().tolist()
             chances += [float(out.get("chance", task.chance()))] * len(step.samples)
             videos += step.samples.tolist()
+            extended += step.num_extended
             meter.update(step.step + 1)
     value, cluster = np.array(gather_object(scores)), np.array(gather_object(videos))
     return {
@@ -58,5 +60,6 @@ def evaluate_pretext(
         "chance": float(np.mean(gather_object(chances))),
         "interval": list(clustered_interval(value, cluster)),
         "clips": len(value),
+        "test_extended_clips": sum(gather_object([extended])),
         "videos": len(np.unique(cluster)),
     }

@@ -12,6 +12,7 @@ import numpy as np
 from ..analysis.cka import SMALLEST_BATCH
 from ..backbones.base import Backbone
 from ..data.store import Store
+from ..engine.optim import check_warmup
 from ..engine.trainer import Context
 from ..errors import ConfigError
 from ..spec import EvalSpec, RunSpec
@@ -162,6 +163,8 @@ def check_evaluations(spec: RunSpec, store: Store) -> None:
     train, test, num_classes = check_store(store)
     ClassifyArgs(num_classes, spec.eval.stride, spec.eval.crop, spec.eval.flip)
     check_ks(spec.eval.ks, len(train))
+    if {"finetune", *NEED_FINETUNE}.intersection(spec.eval.names):
+        check_warmup("finetune", spec.finetune)
     if "robustness" in spec.eval.names:
         check_noises(spec.eval)
     if "cka" in spec.eval.names and len(test) < SMALLEST_BATCH:

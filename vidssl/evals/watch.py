@@ -34,11 +34,12 @@ NEIGHBOURS, TEMPERATURE = 20, 0.07
 
 
 class Watch:
-    """Called with the number of epochs done; looks where that is a multiple of `spec.every`, and before the first.
+    """Called with the number of epochs done; looks as `is_due` says.
 
     Args:
         decoder, rows: videos whose features are looked at; those of the target's training split where there is one.
         target: for k-NN and linear probe; without it there are rank and spread alone.
+        last: epochs of the training.
     """
 
     def __init__(
@@ -51,9 +52,10 @@ class Watch:
         spec: WatchSpec,
         evals: EvalSpec,
         context: Context,
+        last: int,
     ) -> None:
         self.backbone, self.decoder, self.target = backbone, decoder, target
-        self.clip, self.spec, self.evals, self.context = clip, spec, evals, context
+        self.clip, self.spec, self.evals, self.context, self.last = clip, spec, evals, context, last
         self.rows, self.test = self._some(rows), self._some(target.test) if target else None
 
     def _some(self, rows: np.ndarray) -> np.ndarray:
@@ -67,7 +69,7 @@ class Watch:
 
         Raises RunError where the features are not finite.
         """
-        if not self.spec.every or epochs % self.spec.every:
+        if not is_due(self.spec.every, epochs, self.last):
             return None
         train_VKD = self._features(self.rows)
         seen = {"rankme": rankme(train_VKD[:, 0]), "spread": spread(train_VKD[:, 0])}
@@ -95,6 +97,12 @@ class Watch:
                 "--set pretrain.lr, a --set pretrain.clip_gradient, or --set engine.precision=fp32."
             )
         return found
+
+
+def is_due(every: int, epochs: int, last: int) -> bool:
+    """Whether to look after so many epochs of `last`: at multiples of `every`, and at the finished network; 0 for
+    never."""
+    return every > 0 and (epochs % every == 0 or epochs == last)
 
 
 def knn_votes(

@@ -63,6 +63,9 @@ class Task(nn.Module):
     metric: ClassVar[str] = "accuracy"
     """Which entry of the dict that `forward` returns is shown and summarised."""
 
+    below_chance: ClassVar[str] = ""
+    """Where the metric may be at chance or below while the network learns: why, and what to look at instead; sentences
+    that follow the warning."""
     recipe: ClassVar[dict[str, Any]] = {}
     """Entries of the run's spec that this task's own paper states (optimizer, batch); presets and the user win."""
     group: ClassVar[str] = ""

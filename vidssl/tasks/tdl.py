@@ -110,6 +110,11 @@ class TDL(MomentumTask):
     Args: ClassVar[type] = TDLArgs
     group = "T"
     paper = "Wang, Lin, Ma, Yuen, arXiv 2020"
+    below_chance = (
+        "That alone is no fault: the key network lags behind, which brings the negative nearer than the positive also "
+        "where the network tells them apart. Look at the pretext test at the end, and at k-NN and RankMe while it "
+        "trains; a lower --set task.momentum lags less."
+    )
     clips_per_sample = 3
     recipe: ClassVar[dict[str, Any]] = {
         "pretrain.optimizer": "sgd",
