@@ -40,6 +40,7 @@ from ..data.sampling import SHORT_POLICIES, extend
 from ..errors import ConfigError, unknown_name
 from ..transforms.views import ViewArgs, ViewAugmentation
 from .base import ClipSpec, Draw, Request, Task
+from .momentum import is_first
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -216,8 +217,8 @@ def nt_xent(
         everyone_NVD: those of all samples of the step. mine_BVD are its rows from `first_row` on.
 
     Returns:
-        The loss of each sample, summed over its two clips (float32 [B]), and which share of the two has its partner
-        for the most similar of all (float32 [B]).
+        The loss of each sample, summed over its two clips (float32 [B]), and which share of the two is more similar to
+        its partner than to every other clip (float32 [B]; equal is not more).
     """
     # bfloat16 would round similarities near 1 to steps of 0.04 after the temperature; autocast knows no meta device
     with torch.autocast("cpu" if mine_BVD.is_meta else mine_BVD.device.type, enabled=False):
@@ -226,7 +227,8 @@ def nt_xent(
     logits = logits.scatter(1, itself[:, None], -torch.inf)
     partner = itself ^ 1
     loss = F.cross_entropy(logits, partner, reduction="none")
-    return loss.view(-1, 2).sum(1), (logits.argmax(1) == partner).float().view(-1, 2).mean(1)
+    found = is_first(logits.gather(1, partner[:, None])[:, 0], logits.scatter(1, partner[:, None], -torch.inf))
+    return loss.view(-1, 2).sum(1), found.view(-1, 2).mean(1)
 
 
 def _chance(videos: int) -> float:
