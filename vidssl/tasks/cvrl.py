@@ -17,6 +17,8 @@ What differs from the original, and why:
 - The learning rate is the original's 0.32 at 1024 videos, in proportion to this recipe's 64, which one GPU can hold
   (R(2+1)D keeps 290 MiB of activations a clip in float32, and a video is two clips). A step is not split into passes
   (`whole_steps`): more videos a step take more GPUs, and a rate that the user states.
+- Clips are of the benchmark's 112 px, the original's of 224. Weight decay is on every weight, biases and batch norm
+  included; the original's is on kernels alone.
 - The hidden layers have no bias, which batch norm would take away again; its running statistics, used when the task is
   scored, move by 0.1 a step instead of 0.003, which a short training never fills.
 - In a video shorter than a clip both starts are drawn by the same law with M = all its frames, where the original

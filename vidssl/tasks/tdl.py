@@ -29,6 +29,8 @@ What differs from the original, and why:
   in its batch.
 - The queue is the benchmark's, 500; the original has about as many keys as its training set has videos. The
   benchmark's augmentation (`recipe="paper"`) has a flip beside the original's rotation, crop and colours.
+- Clips are of the benchmark's 112 px, the original's of 224. Pixels are scaled as the backbone's `input` says; the
+  original has ImageNet's mean and deviation.
 - The rate stays or falls as `pretrain.schedule` says; the original divides it by 10 after 120, 160 and 200 of 240
   epochs. A cosine fits any number.
 """
