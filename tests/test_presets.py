@@ -8,9 +8,10 @@ from vidssl.engine.optim import check_warmup, learning_rate
 from vidssl.engine.progress import Reporter
 from vidssl.errors import ConfigError
 from vidssl.presets import paper_preset, small_preset
-from vidssl.resolve import resolve
-from vidssl.spec import StageSpec
+from vidssl.resolve import check_augmentation, check_levels, resolve
+from vidssl.spec import Named, StageSpec
 from vidssl.tasks import TASKS
+from vidssl.tasks.vcop import VCOPArgs
 
 
 @pytest.mark.parametrize(("task", "epochs"), [("rotnet", 10), ("prp", 10), ("cvrl", 20), ("tdl", 20), ("rspnet", 20)])
@@ -83,3 +84,18 @@ def test_the_small_warmup_is_an_epoch_and_at_most_a_quarter():
 def test_a_warmup_that_ends_within_a_step_does_not_pass_the_full_rate():
     stage = StageSpec(epochs=4, lr=0.1, schedule="constant", warmup_epochs=0.25)
     assert [learning_rate(stage, step, 6) for step in range(3)] == pytest.approx([0.1 / 1.5, 0.1, 0.1])
+
+
+def test_a_setting_that_the_presets_recipe_does_not_use_is_refused_with_the_reason():
+    task, request = Named("vcop", {"recipe": "original", "jitter": (0.1, 0.1, 0.1, 0.1)}), {"task.jitter": [0.1] * 4}
+    with pytest.raises(ConfigError, match=r"the preset 'small' chose it.* add --set task\.recipe=paper"):
+        check_augmentation(task, VCOPArgs, request)
+    with pytest.raises(ConfigError, match=r"its own\. Leave one of the two out"):
+        check_augmentation(task, VCOPArgs, {**request, "task.recipe": "original"})
+
+
+def test_levels_are_refused_of_a_task_that_has_none():
+    with pytest.raises(ConfigError, match="cvrl has no levels of complexity; prp, rotnet, vcop have them"):
+        check_levels("cvrl", {"task.complexity": 2})
+    check_levels("cvrl", {})
+    check_levels("prp", {"task.complexity": 2})

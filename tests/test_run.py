@@ -403,6 +403,14 @@ def test_what_cannot_be_computed_is_refused_before_anything_is_written(home, tmp
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+def test_a_dry_run_refuses_what_the_run_would(home):
+    words = ("--task", "cvrl", "--set", "pretrain.batch=1", "--dry-run")
+    done = vidssl("run", "--data", "tiny", "--eval", "none", *words, home=home)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert "has none to compare" in done.stderr
+
+
 def test_a_run_of_before_inputs_goes_on(finished, home, tmp_path):
     out = tmp_path / "old"
     shutil.copytree(finished[0], out, ignore=shutil.ignore_patterns("evals"))

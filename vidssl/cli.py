@@ -105,11 +105,16 @@ def run(
     reporter = Reporter()
     if dry_run:
         import tomli_w
+        import torch
 
-        from .resolve import resolve
+        from .resolve import processes, resolve
+        from .run import build_task, check_pretraining
         from .spec import to_dict
 
         resolved = resolve(request, reporter)
+        with torch.device("meta"):  # what the run would refuse, without the cost of weights
+            built = build_task(resolved.spec, None)
+        check_pretraining(built, resolved, processes().num_processes)
         for note in resolved.notes:
             reporter.say(note)
         print(tomli_w.dumps(to_dict(resolved.spec)).rstrip())

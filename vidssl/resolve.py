@@ -95,6 +95,7 @@ def resolve(request: Mapping[str, Any], reporter: Reporter) -> Resolved:
     else:
         changes |= presets.paper_preset(task.recipe, request)
     spec = override(RunSpec(), {**changes, **with_protocol(request)})
+    check_levels(spec.task.name, request)
     spec = replace(
         spec,
         preset=preset,
@@ -110,6 +111,18 @@ def resolve(request: Mapping[str, Any], reporter: Reporter) -> Resolved:
     if target is not None:
         check_evaluations(spec, target)
     return Resolved(spec, source, target, initial, weights, notes)
+
+
+def check_levels(task: str, request: Mapping[str, Any]) -> None:
+    """Raises ConfigError where a level of complexity was asked for of a task that has none."""
+    if "task.complexity" not in request:
+        return
+    having = [name for name in TASKS.names() if "complexity" in dataclass_options(TASKS.get(name).Args)]
+    if task not in having:
+        raise ConfigError(
+            f"complexity={request['task.complexity']}, and {task} has no levels of complexity; {', '.join(having)} "
+            "have them. Leave it out, or take one of these tasks."
+        )
 
 
 def check_augmentation(task: Named, args: type, request: Mapping[str, Any]) -> Named:
@@ -131,10 +144,15 @@ def check_augmentation(task: Named, args: type, request: Mapping[str, Any]) -> N
     others = {field.name for base in (AugmentationArgs, ViewArgs) if issubclass(args, base) for field in fields(base)}
     unused = [key for key in asked if key in others]
     if unused:
-        raise ConfigError(
+        begun = (
             f"task.{unused[0]} belongs to the benchmark's augmentation, and {task.name} has recipe=original, which has "
-            "its own. Leave one of the two out, or take --set task.recipe=paper."
+            "its own"
         )
+        if "task.recipe" not in request:
+            raise ConfigError(
+                f"{begun}: the preset 'small' chose it. Leave task.{unused[0]} out, or add --set task.recipe=paper."
+            )
+        raise ConfigError(f"{begun}. Leave one of the two out, or take --set task.recipe=paper.")
     return replace(task, options={key: value for key, value in task.options.items() if key not in others})
 
 

@@ -134,7 +134,7 @@ def test_what_a_sample_shows_does_not_depend_on_the_others(name, recipe):
     parts = [views_of(task, drawn, slice(first, first + 4)) for first in (0, 4)]
     for key, value in whole.items():
         torch.testing.assert_close(torch.cat([part[key] for part in parts]), value, rtol=1e-5, atol=1e-5, msg=key)
-        if value.dim() >= 5 and key.startswith(("clip", "target")):
+        if value.dim() >= 5 and key != "attention_BCGHW":  # pictures
             assert value.min() >= 0
             assert value.max() <= 1
 

@@ -249,6 +249,13 @@ def test_accuracy_by_hand():
     assert nt_xent(clips, clips, 0, 0.1)[1].tolist() == [0.5, 0.5, 1]
 
 
+def test_equal_embeddings_score_nothing():
+    everyone = torch.nn.functional.normalize(torch.ones(64, 2, 128), dim=2)
+    loss, accuracy = nt_xent(everyone, everyone, 0, 0.1)
+    assert loss.mean().item() == pytest.approx(2 * np.log(127), rel=1e-5)
+    assert accuracy.sum() == nt_xent(everyone[32:], everyone, 32, 0.1)[1].sum() == 0
+
+
 def test_loss_against_a_plain_float64_loop():
     units = random_units(7, 16)
     loss, accuracy = nt_xent(units, units, 0, 0.1)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.engine.test_ranks import launch
-from vidssl import list_tasks
+from tests.tasks.two_ranks import RUNS
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def results(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", list_tasks())
+@pytest.mark.parametrize("name", RUNS)
 def test_one_process_and_two_train_the_same(results, name):
     logs = [
         [json.loads(line) for line in (results / f"{name}-world{world}" / "log.jsonl").read_text().splitlines()]

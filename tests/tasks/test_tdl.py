@@ -8,6 +8,7 @@ from torch import nn
 from vidssl import create_backbone, create_task, list_backbones
 from vidssl.backbones.base import Backbone
 from vidssl.data.plan import uniforms
+from vidssl.data.sampling import extend
 from vidssl.errors import ConfigError
 from vidssl.tasks.base import ClipSpec
 from vidssl.tasks.momentum import DIM
@@ -74,16 +75,35 @@ def test_pairs_of_starts_are_equally_likely(room):
     assert chi_square < len(pairs) - 1 + 4 * np.sqrt(2 * (len(pairs) - 1))  # mean and deviation of its distribution
 
 
-@pytest.mark.parametrize(("policy", "last"), [("reflect", 40), ("loop", 19), ("clamp", 60)])
-def test_short_videos_follow_the_policy_and_are_counted(policy, last):
-    drawn = draw(make(short_videos=policy), 20, frames=61)
-    assert drawn.extended.all()
-    assert (drawn.frame_indices[:, :16] == np.arange(0, 61, 4)).all()  # the anchor needs no extension
-    assert (drawn.frame_indices[:, 16] == 20).all()  # a third of the video later
-    assert (drawn.frame_indices[:, -1] == last).all()  # frame 80 of a video of 61
-    shorter = draw(make(short_videos=policy), 20, frames=7).frame_indices
-    assert (shorter[:, :16] != shorter[:, 16:]).any(1).all()
-    assert draw(make(short_videos=policy), frames=1).frame_indices.max() == 0
+@pytest.mark.parametrize("policy", ["reflect", "loop", "clamp"])
+def test_in_short_videos_anchor_and_negative_differ(policy):
+    task = make(short_videos=policy)
+    for length in range(1, 65):
+        drawn = draw(task, 150, frames=length)
+        assert drawn.extended.all()
+        anchor, negative = drawn.frame_indices[:, :16], drawn.frame_indices[:, 16:]
+        if length == 1:  # nothing else to show
+            assert drawn.frame_indices.max() == 0
+            continue
+        assert (anchor != negative).any(1).all(), length
+        same = [set(a) == set(b) for a, b in zip(anchor.tolist(), negative.tolist(), strict=True)]
+        every = extend(np.arange(length)[:, None] + 4 * np.arange(16), np.full(length, length), policy)
+        possible = len({frozenset(clip) for clip in every.tolist()}) > 1
+        assert not possible or not any(same), length
+        assert possible or (policy, length % 2, length < 16) == ("loop", 1, True)
+    assert not draw(task, frames=65).extended.any()
+
+
+def test_in_short_videos_both_intervals_start_anywhere():
+    drawn = draw(make(short_videos="loop"), 2000, frames=61)
+    anchor, negative = drawn.frame_indices[:, 0], drawn.frame_indices[:, 16]
+    assert set(anchor) == set(negative) == set(range(61))
+    assert set((negative - anchor) % 61) == {20}
+    assert (drawn.frame_indices[:, :16] == (anchor[:, None] + np.arange(0, 61, 4)) % 61).all()
+    lengths = np.array([61, 200, 7, 64, 1])
+    together = make().draw(uniforms(0, 0, np.arange(5, dtype=np.uint64), make().request().num_uniforms), lengths)
+    for row, length in enumerate(lengths):
+        assert np.array_equal(together.frame_indices[row], draw(make(), 5, frames=length).frame_indices[row])
 
 
 def test_one_frame_is_blended_into_the_anchor_alone():

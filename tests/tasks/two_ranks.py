@@ -28,6 +28,11 @@ from vidssl.tasks.base import ClipSpec
 OPTIONS = {"vcop": {"dropout": 0.0}, "tdl": {"queue": 20}, "rspnet": {"queue": 20}}
 """Dropout draws by place in a rank's share; 20 is no multiple of the steps' sizes, so that the queues wrap around."""
 
+RUNS = {name: (name, {**SMALL_TASK.get(name, {}), **OPTIONS.get(name, {})}) for name in list_tasks()}
+RUNS["rotnet-all"] = "rotnet", {"copies": "all"}
+RUNS["vcop-paper"] = "vcop", {"dropout": 0.0}
+"""name -> task and its options: the small preset's, and what only the benchmark's defaults do."""
+
 
 class SmallBackbone(Backbone):
     feature_dim, stride, taps = 16, (4, 8, 8), ()
@@ -65,10 +70,9 @@ def main() -> None:
     accelerator = Accelerator(cpu=True)
     world, rank = accelerator.num_processes, accelerator.process_index
     engine = EngineSpec(precision="fp32", compile="off", layout="contiguous", log_every=1)
-    for name in list_tasks():
+    for name, (task_name, options) in RUNS.items():
         torch.manual_seed(0)
-        options = {**SMALL_TASK.get(name, {}), **OPTIONS.get(name, {})}
-        task = create_task(name, SmallBackbone(), ClipSpec(8, 32), **options)
+        task = create_task(task_name, SmallBackbone(), ClipSpec(8, 32), **options)
         run = RunDirectory(folder / f"{name}-world{world}", accelerator.is_main_process)
         context = Context(accelerator, engine, run, "request", 0, Reporter(quiet=True))
         decoder = SmoothDecoder(toy_store(videos=14, frames=140))

@@ -18,6 +18,9 @@ def extend(indices: np.ndarray, video_frames: np.ndarray, policy: str) -> np.nda
     loop: starts again at frame 0 (RSPNet's way). clamp: repeats the last frame. skip: there must be none; videos that
     are too short were left out before.
 
+    All but skip show that the video ended. Where a label says how far a clip reaches (PRP's dilation, VCOP's place),
+    that tells something of the label.
+
     Args:
         indices: int64 [N, T], >= 0.
         video_frames: int64 [N], lengths, >= 1.

@@ -17,6 +17,8 @@ What differs from the original, and why:
 - The learning rate is the original's 0.32 at 1024 videos, in proportion to this recipe's 64, which one GPU can hold
   (R(2+1)D keeps 290 MiB of activations a clip in float32, and a video is two clips). A step is not split into passes
   (`whole_steps`): more videos a step take more GPUs, and a rate that the user states.
+- Clips are of the benchmark's 112 px, the original's of 224. Weight decay is on every weight, biases and batch norm
+  included; the original's is on kernels alone.
 - The hidden layers have no bias, which batch norm would take away again; its running statistics, used when the task is
   scored, move by 0.1 a step instead of 0.003, which a short training never fills.
 - In a video shorter than a clip both starts are drawn by the same law with M = all its frames, where the original
@@ -40,6 +42,7 @@ from ..data.sampling import SHORT_POLICIES, extend
 from ..errors import ConfigError, unknown_name
 from ..transforms.views import ViewArgs, ViewAugmentation
 from .base import ClipSpec, Draw, Request, Task
+from .momentum import is_first
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -216,8 +219,8 @@ def nt_xent(
         everyone_NVD: those of all samples of the step. mine_BVD are its rows from `first_row` on.
 
     Returns:
-        The loss of each sample, summed over its two clips (float32 [B]), and which share of the two has its partner
-        for the most similar of all (float32 [B]).
+        The loss of each sample, summed over its two clips (float32 [B]), and which share of the two is more similar to
+        its partner than to every other clip (float32 [B]; equal is not more).
     """
     # bfloat16 would round similarities near 1 to steps of 0.04 after the temperature; autocast knows no meta device
     with torch.autocast("cpu" if mine_BVD.is_meta else mine_BVD.device.type, enabled=False):
@@ -226,7 +229,8 @@ def nt_xent(
     logits = logits.scatter(1, itself[:, None], -torch.inf)
     partner = itself ^ 1
     loss = F.cross_entropy(logits, partner, reduction="none")
-    return loss.view(-1, 2).sum(1), (logits.argmax(1) == partner).float().view(-1, 2).mean(1)
+    found = is_first(logits.gather(1, partner[:, None])[:, 0], logits.scatter(1, partner[:, None], -torch.inf))
+    return loss.view(-1, 2).sum(1), found.view(-1, 2).mean(1)
 
 
 def _chance(videos: int) -> float:

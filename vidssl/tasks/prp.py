@@ -14,9 +14,14 @@ What differs from the original, and why:
   attention; `recipe="original"` has the original's centre crop alone.
 - The original's clips are 112 px, its pool 28 with steps of 7; here they are a quarter and a sixteenth of the size.
 - A video too short for the dilation is extended (`short_videos`), not replaced by another one, which would tie long
-  dilations to long videos. "reflect" runs back from the end: a seam ("loop") or a still ("clamp") would betray s.
+  dilations to long videos. But what is extended tells s: in a video of 16 to 116 frames every clip at s = 8 has frames
+  that run back ("reflect"), and none at s = 1; a seam ("loop") or a still ("clamp") tells as much. Nothing is told from
+  T * (largest s) + 1 frames on: 33, 65 or 129 at complexity 1, 2 or 3. For shorter videos take a lower complexity, or
+  leave them out ("skip").
 - The start is uniform over all windows that leave one frame to spare, as the original's check asks. The original then
   steps one frame back from every start but 0, so that its frame 0 is twice as likely.
+- No videos are held out and the last weights are kept; the rate falls along a cosine. The original lowers its rate by
+  10 when the loss of 800 held-out videos stands still for 50 of 300 epochs, and keeps the weights with the best one.
 - The decoder doubles as often as the backbone's stride asks; at a stride of (8, 16, 16) it is the original's.
 """
 
@@ -106,8 +111,6 @@ class PRP(Task):
     Args: ClassVar[type] = PRPArgs
     group = "ST"
     paper = "Yao, Liu, Luo, Zhou, Ye, CVPR 2020"
-    # The original lowers its rate when a held-out loss stands still for 50 of 300 epochs; a cosine needs no held-out
-    # set and ends where that ends.
     recipe: ClassVar[dict[str, Any]] = {
         "pretrain.optimizer": "sgd",
         "pretrain.lr": 0.01,
@@ -241,7 +244,10 @@ def motion_attention(snapshots_BCGNHW: torch.Tensor, low: float, high: float) ->
 def attended_error(
     rebuilt_BCTHW: torch.Tensor, target_BCTHW: torch.Tensor, attention_BCGHW: torch.Tensor, scored_BT: torch.Tensor
 ) -> torch.Tensor:
-    """Mean over the samples of each one's mean of attention * error^2 over its scored frames. Scalar, float32."""
+    """Mean over the samples of each one's mean of attention * error^2 over its scored frames. Scalar, float32.
+
+    So a sample with 16 scored frames (s = 1) weighs as much as one with 32, as in the original.
+    """
     groups = attention_BCGHW.shape[2]
     error = (rebuilt_BCTHW.float() - target_BCTHW).square().unflatten(2, (groups, -1))
     share = scored_BT / scored_BT.sum(1, keepdim=True)

@@ -19,12 +19,18 @@ What differs from the original, and why:
 - The two intervals start anywhere in the video, all pairs of starts at least `apart` frames apart being equally likely.
   The original draws again when they are nearer, gives up after a few times and takes an arbitrary place; with jpegs it
   wants 2 frames, from videos 4. Intervals of 61 frames that are 4 apart share most of what they show; so it is there.
-- A video too short for two such starts has its negative a third of its length after the anchor, past the end by
-  `short_videos`; the original starts again at the first frame ("loop").
+- In a video too short for two such starts the anchor starts at any frame, and the negative about a third of the length
+  further on, counted around the end: at the place nearest to that with which the two show different frames, or where
+  there is none, the same frames in another order (with "loop", 16 frames and a stride of 4: in videos of 3, 5, ... 15
+  frames). Both go on past the end by `short_videos`, so that a seam does not tell which is the negative. A video of one
+  frame is its own negative: colours and crop alone differ. All of these are counted as extended. The original starts
+  again at the first frame ("loop") and may take the same frames for both.
 - The share blended in is drawn for each sample, not once for the batch, so that a clip does not depend on what else is
   in its batch.
 - The queue is the benchmark's, 500; the original has about as many keys as its training set has videos. The
   benchmark's augmentation (`recipe="paper"`) has a flip beside the original's rotation, crop and colours.
+- Clips are of the benchmark's 112 px, the original's of 224. Pixels are scaled as the backbone's `input` says; the
+  original has ImageNet's mean and deviation.
 - The rate stays or falls as `pretrain.schedule` says; the original divides it by 10 after 120, 160 and 200 of 240
   epochs. A cosine fits any number.
 """
@@ -32,6 +38,7 @@ What differs from the original, and why:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -42,7 +49,7 @@ from ..data.plan import choose
 from ..data.sampling import SHORT_POLICIES, extend
 from ..errors import ConfigError, unknown_name
 from ..transforms.augment import AugmentationArgs, SharedAugmentation
-from ..transforms.time import dilate, random_start
+from ..transforms.time import dilate
 from .base import ClipSpec, Draw, Request
 from .momentum import MomentumTask, check_contrast, encode_keys, info_nce, is_first
 
@@ -164,9 +171,14 @@ class TDL(MomentumTask):
         other = other + ahead
         low, high = np.minimum(one, other), np.maximum(one, other) + self.args.apart - 1
         pair = np.stack([np.where(ahead, low, high), np.where(ahead, high, low)], 1)
-        alone = random_start(uniforms_N2[:, 0], length, window)
-        shifted = np.stack([alone, alone + np.maximum(length // 3, 1)], 1)
-        return np.where((room >= self.args.apart)[:, None], pair, shifted)
+        long_enough = room >= self.args.apart
+        anchor = choose(uniforms_N2[:, 0], length)
+        negative = anchor.copy()
+        for each in np.unique(length[~long_enough]).tolist():
+            rows = ~long_enough & (length == each)
+            others = other_starts(each, self.clip.frames, self.args.stride, self.args.short_videos)
+            negative[rows] = others[anchor[rows]]
+        return np.where(long_enough[:, None], pair, np.stack([anchor, negative], 1))
 
     def views(self, frames_BTHWC: torch.Tensor, params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         first, second = frames_BTHWC.unflatten(1, (2, self.clip.frames)).unbind(1)
@@ -220,6 +232,28 @@ class TDL(MomentumTask):
             "interval of the video    numbers: frames of the video",
             samples,
         )
+
+
+@cache
+def other_starts(length: int, frames: int, stride: int, policy: str) -> np.ndarray:
+    """Where the negative starts in a video of `length` frames, int64 [length], for each start of the anchor.
+
+    The place nearest to a third of the video further on (around the end) whose clip, extended by `policy`, shows
+    another set of frames than the anchor; where there is none, the frames in another order; in a video of one frame,
+    itself.
+    """
+    starts = np.arange(length)
+    indices = extend(dilate(starts, frames, stride), np.full(length, length), policy)
+    shown = np.zeros((length, length), bool)
+    np.put_along_axis(shown, indices, True, 1)
+    shift = np.zeros_like(starts)
+    for clips in (shown, indices):
+        for candidate in sorted(range(1, length), key=lambda one: abs(3 * one - length)):
+            differs = (clips != np.roll(clips, -candidate, 0)).any(1)
+            shift[differs & (shift == 0)] = candidate
+            if shift.all():
+                break
+    return (starts + shift) % length
 
 
 def blend_one(x_BCTHW: torch.Tensor, frame_B: torch.Tensor, share_B: torch.Tensor) -> torch.Tensor:

@@ -9,8 +9,14 @@ What differs from the original, and why:
 - The benchmark's augmentation (rotation, random crop, colour, flip) is applied, drawn for each clip of the tuple, as
   the original draws its crop; `recipe="original"` has that random crop alone.
 - A video too short for the tuple is used (`short_videos`), where the original leaves it out of its list, and counted.
+  "shrink" tells nothing of the order while the clips fit without a gap: from T * K frames on, 48, 64 or 80 for three,
+  four or five clips. In shorter videos it is the later places that run back, so that a clip whose frames do is no first
+  one; with "reflect", "loop" and "clamp" that begins below the length with gaps (64, 88, 112). For such videos take a
+  lower complexity, or leave them out ("skip").
 - The K clips go through the backbone in one batch, so that batch norm sees all of them; the original passes first
   clips, second clips, ... one after the other.
+- All training videos are trained on for `pretrain.epochs`, and the last weights are kept. The original holds out 800
+  videos and keeps the weights with the best loss of theirs in 300 epochs.
 
 Memory grows with K: the benchmark halves its batch from 3 to 5 clips (`--set pretrain.batch=4`; or bound it with
 `engine.micro_batch`).

@@ -18,6 +18,7 @@ What differs from the original, and why:
 - The window is as long as what is shown of it, (T - 1) * stride + 1 frames, 61 where the original asks for 64. In a
   shorter video time runs back from its end ("reflect"); the original repeats a late frame, and stills are easily
   rebuilt.
+- Clips are of the benchmark's 112 px, the original's of 224, which has 8x14x14 tubelets.
 - Pixels are scaled as the backbone's `input` says; the original has ImageNet's mean and deviation (`input="imagenet"`).
 - Weight decay spares what it spares in the original (one-dimensional weights, the mask token), on every backbone; the
   learning rate falls to 0, not to a fifteenth of it.
