@@ -160,9 +160,12 @@ def training_rows(store: Store, subset: str, seed: int = 0) -> np.ndarray:
 
 
 def describe(name: str) -> dict[str, object]:
-    """What `vidssl list data` shows of a prepared set."""
+    """What `vidssl list data` shows of a set. "problem" says what is not as it should be, and stands only there."""
     folder = stores_dir() / name
-    meta = read_meta(folder)
+    try:
+        meta = read_meta(folder)
+    except DataError as error:
+        return {"name": name, "problem": str(error).removeprefix(f"{folder}/"), "store": str(folder)}
     try:
         table = pq.read_table(folder / "index.parquet")
     except (OSError, pa.ArrowException):
