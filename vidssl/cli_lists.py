@@ -45,7 +45,10 @@ def list_backbones(as_json: Json = False) -> None:
 
 @list_app.command("data")
 def list_data(as_json: Json = False) -> None:
-    """Prepared data sets: counts, size, format, and the lists of their subsets by the start of their sha256."""
+    """Prepared data sets: counts, size, format, and the lists of their subsets by the start of their sha256.
+
+    Those that are not finished or damaged are among them, with their problem.
+    """
     from .report.listing import data_rows
 
     rows = data_rows()

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from vidssl.cli import app
+from vidssl.data import catalog
 
 
 @pytest.fixture
@@ -35,3 +36,20 @@ def test_a_damaged_store_does_not_hide_the_others(content: str | None, data: Pat
     rows = listed()
     assert rows["bad"].keys() == {"name", "problem", "store"}
     assert (rows["good"]["videos"], "problem" in rows["good"]) == (12, False)
+
+
+def test_what_is_not_finished_says_so(data: Path) -> None:
+    """In a first prep, before the index; in a later one; after `--verify --repair`, which takes tars away."""
+    (data / "good" / "staging").mkdir()
+    for file in (data / "bad").glob("*.*"):
+        if file.name != "store.json":
+            file.unlink()
+    rows, again = listed(), "unless prep is at work on it, run its `vidssl prep` again"
+    assert rows["bad"]["problem"] == f"not finished, shards done: 1; {again}"
+    assert (rows["bad"]["format"], rows["bad"]["picture"], "videos" in rows["bad"]) == ("h264", "64x48", False)
+    assert rows["good"]["problem"] == f"not all is done; {again}"
+    (data / "good" / "shards" / "000000.tar").unlink()
+    assert listed()["good"]["problem"] == "1 of 1 shards are missing; run its `vidssl prep` again"
+    shown = CliRunner().invoke(app, ["list", "data"]).stdout
+    assert "nothing is prepared yet" not in shown
+    assert catalog.prepared() == ["good"], "what is not finished is not opened"
