@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,46 @@ def test_what_is_not_finished_says_so(data: Path) -> None:
     assert rows["good"]["problem"] == f"not all is done; {again}"
     (data / "good" / "shards" / "000000.tar").unlink()
     assert listed()["good"]["problem"] == "1 of 1 shards are missing; run its `vidssl prep` again"
-    shown = CliRunner().invoke(app, ["list", "data"]).stdout
-    assert "nothing is prepared yet" not in shown
+    assert "nothing is prepared yet" not in CliRunner().invoke(app, ["list", "data"]).stdout
     assert catalog.prepared() == ["good"], "what is not finished is not opened"
+
+
+def shown(data: Path, monkeypatch: pytest.MonkeyPatch, columns: int, terminal: bool) -> list[str]:
+    """The table of a set with splits, one with a long name and one with a problem."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
+    counts = {"train": 238_401, "test": 19_881, "videos": 258_282, "splits": 3, "classes": 400}
+    whole = {**counts, "hours": 717.45, "megabytes": 72_431.5}
+    picture = {"format": "h264", "picture": "171x128"}
+    rows = [
+        {"name": "a-long-name-of-some-set", **whole, **picture},
+        {"name": "k400", **picture, "problem": "not finished, shards done: 1; run its `vidssl prep` again"},
+    ]
+    monkeypatch.setattr("vidssl.report.listing.data_rows", lambda: rows)
+    out = CliRunner().invoke(app, ["list", "data"], color=True, catch_exceptions=False).stdout
+    return re.sub(r"\x1b\[[\d;]*m", "", out).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("columns", "left_out"), [(120, ""), (100, "splits"), (60, "splits, picture, "), (40, "splits")]
+)
+def test_a_narrow_terminal_cuts_nothing(
+    columns: int, left_out: str, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = shown(data, monkeypatch, columns, terminal=True)
+    head = next(line for line in table if "name" in line).split()
+    assert head[0] == "name"
+    assert {"videos", "problem"} <= set(head)
+    values = {"videos": "258,282", "train": "238,401", "hours": "717.450", "picture": "171x128", "format": "h264"}
+    words = " ".join(table).split()
+    assert all(value in words for key, value in values.items() if key in head)
+    notes = [line for line in table if line.startswith("no room for ")]
+    assert bool(notes) == bool(left_out)
+    assert all(note.startswith(f"no room for {left_out}") for note in notes)
+    assert max(len(line) for line in table if line not in notes) <= columns
+
+
+def test_a_pipe_gets_whole_lines(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = shown(data, monkeypatch, 40, terminal=False)
+    assert any("not finished, shards done: 1; run its `vidssl prep` again" in line for line in table)
+    assert any(line.split()[0] == "a-long-name-of-some-set" and "171x128" in line for line in table if line.strip())
