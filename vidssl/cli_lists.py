@@ -13,6 +13,10 @@ from rich.table import Table
 list_app = typer.Typer(no_args_is_help=True, help="Show what there is: tasks, backbones, data, runs.")
 
 _HASH_SHOWN = 8  # digits; --json has them all
+_UNBOUNDED = 10_000  # characters of a line that no terminal shows
+_NAME, _WORD = 14, 12  # characters that a name and a text are broken at, at the least
+# Columns of the data table, the first to be left out on a narrow terminal first.
+_SPARE = ("splits", "picture", "format", "hours", "classes", "test", "train", "megabytes")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -45,7 +49,10 @@ def list_backbones(as_json: Json = False) -> None:
 
 @list_app.command("data")
 def list_data(as_json: Json = False) -> None:
-    """Prepared data sets: counts, size, format, and the lists of their subsets by the start of their sha256."""
+    """Prepared data sets: counts, size, format, and the lists of their subsets by the start of their sha256.
+
+    Those that are not finished or damaged are among them, with their problem.
+    """
     from .report.listing import data_rows
 
     rows = data_rows()
@@ -60,6 +67,7 @@ def list_data(as_json: Json = False) -> None:
         as_json,
         empty="nothing is prepared yet: `vidssl prep folder --source DIR --name NAME`",
         columns=("name", *counts, "format", "picture", "problem"),
+        spare=_SPARE,
         caption="\n".join(lists) or None,
     )
 
@@ -77,6 +85,7 @@ def _show(
     as_json: bool,
     empty: str = "nothing",
     columns: tuple[str, ...] = (),
+    spare: tuple[str, ...] = (),
     caption: str | None = None,
 ) -> None:
     if as_json:
@@ -87,6 +96,17 @@ def _show(
         return
     there = dict.fromkeys(key for row in rows for key in row)
     keys = [key for key in columns or there if key in there]
+    console = Console()
+    widths: dict[str, int] = {}
+    if not console.is_terminal:
+        console = Console(width=_UNBOUNDED)
+    elif spare:
+        widths = _widths({key: [_cell(row.get(key)) for row in rows] for key in keys}, console.width, spare)
+        left_out = [key for key in spare if key in keys and key not in widths]
+        keys = list(widths)
+        if left_out:
+            note = f"no room for {', '.join(left_out)}: a wider terminal or --json shows all"
+            caption = "\n".join([note, caption] if caption else [note])
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for key in keys:
         # names are there to be typed again: broken over two lines rather than cut; numbers are never broken
@@ -97,14 +117,39 @@ def _show(
             overflow="fold",
             no_wrap=number,
             justify="right" if number else "left",
-            min_width=min(longest, 14) if key == keys[0] else None,
+            min_width=min(longest, _NAME) if key == keys[0] else None,
+            width=widths.get(key),
         )
     for row in rows:
         table.add_row(*[_cell(row.get(key)) for key in keys])
-    console = Console()
     console.print(table)
     if caption:
         console.print(caption, soft_wrap=True)
+
+
+def _widths(columns: dict[str, list[str]], line: int, spare: tuple[str, ...]) -> dict[str, int]:
+    """Characters of each column, of those that a line has room for; of `spare` as few are left out as can be.
+
+    What is over goes to the first column that can use it: rich itself would take from names as from long texts.
+    """
+    least = {key: max(len(word) for text in (key, *cells) for word in text.split()) for key, cells in columns.items()}
+    longest = {key: max(map(len, (key, *cells))) for key, cells in columns.items()}
+    first = next(iter(columns))
+    least[first] = min(longest[first], _NAME)
+    if "problem" in least:
+        least["problem"] = min(least["problem"], _WORD)
+
+    def room() -> int:
+        return line - sum(least.values()) - 2 * len(least) - 1  # between columns and at the edges
+
+    for key in spare:
+        if room() < 0:
+            least.pop(key, None)
+    widths, left = {}, max(0, room())
+    for key, width in least.items():
+        more = min(left, longest[key] - width)
+        widths[key], left = width + more, left - more
+    return widths
 
 
 def _cell(value: Any) -> str:

@@ -28,7 +28,7 @@ from .prepared import hashes, prep
 LOCAL = {**OPTIONS, "cluster": "local", "jobs": 2, "workers": 1}
 
 
-def test_ctrl_c_amid_a_submission_cancels_it() -> None:
+def test_ctrl_c_amid_a_submission_cancels_it(capsys: pytest.CaptureFixture[str]) -> None:
     cancelled = []
 
     class Queue:
@@ -39,20 +39,43 @@ def test_ctrl_c_amid_a_submission_cancels_it() -> None:
             signal.raise_signal(signal.SIGINT)
             return ["its job"]
 
-        def cancel(self, jobs: list[str]) -> None:
+        def cancel(self, jobs: list[str]) -> str:
             cancelled.extend(jobs)
+            return "jobs 7 may still run"
 
     handed: list[Any] = []
     part: Any = None
     queue: Any = Queue()
+    progress = Reporter()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with pytest.raises(KeyboardInterrupt), cluster._cancelling(queue, handed):
-            cluster._hand_out(queue, deque([cluster._Handed(part, 5)]), handed)
+        with pytest.raises(KeyboardInterrupt), cluster._cancelling(queue, handed, progress):
+            cluster._hand_out(queue, deque([cluster._Handed(part, 5)]), handed, progress)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
     assert cancelled == ["its job"]
+    assert "jobs 7 may still run" in capsys.readouterr().err
+
+
+def test_jobs_that_are_refused_wait_while_others_run(capsys: pytest.CaptureFixture[str]) -> None:
+    class Queue:
+        refused = "Socket timed out"
+
+        def room(self, handed: int) -> int:
+            return 1
+
+        def submit(self, parts: list[Part]) -> list[str]:
+            raise EnvironmentProblem("SLURM did not take 1 jobs")
+
+    queue: Any = Queue()
+    part: Any = None
+    waiting, running = deque([cluster._Handed(part, 5)]), [cluster._Handed(part, 5)]
+    cluster._hand_out(queue, waiting, running, Reporter())
+    assert (len(waiting), len(running)) == (1, 1)
+    assert "did not take 1 more jobs: Socket timed out" in capsys.readouterr().err
+    with pytest.raises(EnvironmentProblem):
+        cluster._hand_out(queue, waiting, [], Reporter())
 
 
 # ---- who may write
@@ -154,9 +177,9 @@ def test_archives_are_parts(job_source: Path, tmp_path: Path, monkeypatch: pytes
     prep(packed, tmp_path / "alone", **OPTIONS)
     parts = []
 
-    def hand_out(scheduler: Any, waiting: Any, handed: Any, real: Any = cluster._hand_out) -> None:
+    def hand_out(scheduler: Any, waiting: Any, *others: Any, real: Any = cluster._hand_out) -> None:
         parts.extend(one.part for one in waiting)
-        real(scheduler, waiting, handed)
+        real(scheduler, waiting, *others)
         monkeypatch.undo()
 
     monkeypatch.setattr(cluster, "_hand_out", hand_out)

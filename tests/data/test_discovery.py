@@ -6,11 +6,16 @@ import io
 import json
 import os
 import pty
+import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.media import moving_square, write_video
@@ -19,9 +24,13 @@ from vidssl.data import parts
 from vidssl.data.addresses import ORIGINS, check_mirror, rebased
 from vidssl.data.datasets import DATASETS
 from vidssl.data.discovery import estimate, find_source, parse_bytes, remember
+from vidssl.data.download_checks import refusals
+from vidssl.data.kept import folder_for
+from vidssl.data.member_lists import list_of
+from vidssl.data.prep_checks import meta_for
 from vidssl.data.prep_summary import PrepSummary
 from vidssl.data.verb import prep_verb
-from vidssl.errors import ConfigError, DataError, EnvironmentProblem
+from vidssl.errors import ConfigError, DataError, EnvironmentProblem, VidsslError
 
 
 @pytest.fixture
@@ -176,8 +185,13 @@ def test_answers_on_a_terminal(home: Path) -> None:
 
 @pytest.mark.parametrize("consent", [{"yes": True}, {"download": True}, {"tty": True}])
 def test_consent_downloads(
-    consent: dict[str, bool], home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    consent: dict[str, bool],
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    gigabytes: Callable[[float], None],
 ) -> None:
+    gigabytes(40)
     fetched: list[dict[str, Any]] = []
 
     def prepare_downloaded(**options: Any) -> PrepSummary:
@@ -197,6 +211,59 @@ def test_consent_downloads(
     verb("k400", dry_run=True, **consent)
     assert not fetched
     assert "fetches 411.2 GB in 263 archives" in capsys.readouterr().err
+
+
+@pytest.fixture
+def gigabytes(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets what is free on every disk."""
+    usage = shutil.disk_usage("/")
+    return lambda free: monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=round(free * 1e9)))
+
+
+@pytest.mark.parametrize(
+    ("max_disk", "free", "says"),
+    [
+        # 260,139 videos of 10 s and 28,043 bytes a second: 72.95 GB, twice; the archive of replacements has 10.5 GB
+        ("10GB", 200, r"--max-disk 10 GB is too little .*replacement.* takes 10\.5 GB\. Give at least --max-disk 11GB"),
+        ("11GB", 145, r"145\.0 GB free, and about 145\.9 GB more are needed"),
+    ],
+)
+def test_a_download_that_cannot_fit_is_refused_before_it_begins(
+    max_disk: str, free: float, says: str, home: Path, gigabytes: Callable[[float], None], capsys: Any
+) -> None:
+    gigabytes(free)
+    options: dict[str, Any] = {"download": True, "short_side": 128, "max_disk": max_disk}
+    with pytest.raises(VidsslError, match=says):
+        verb("k400", **options)
+    assert not home.exists()
+    verb("k400", dry_run=True, as_json=True, **options)
+    told = capsys.readouterr()
+    (refused,) = json.loads(told.out)["refused"]
+    assert re.search(says, refused)
+    assert f"it would be refused: {refused}" in told.err
+
+
+def test_what_is_here_already_needs_no_room(home: Path, gigabytes: Callable[[float], None]) -> None:
+    meta = meta_for("k400", "h264", "cover", 128)
+    public = ORIGINS["k400"].public
+    assert public is not None
+    figures = estimate(public, 1_000, 128, "h264", 1, 10**9)  # and 19,881 tests, 280,430 bytes each
+    downloads, shards = home / "downloads" / "k400", home / "data" / "k400" / "shards"
+    seen, kept = downloads / "source" / "replacement", downloads / "kept" / folder_for(meta)
+    for folder in (seen, kept, shards):
+        folder.mkdir(parents=True)
+    list_of(seen / "replacement_for_corrupted_k400.tgz").touch()
+    for number in range(81):
+        (kept / f"{number:08d}.json").touch()
+    pq.write_table(pa.table({"path": range(20_000)}), shards / "000000.parquet")
+    gigabytes(0.472)
+    assert not refusals("k400", meta, figures, 2 * 10**9)
+    gigabytes(0.471)
+    (problem,) = refusals("k400", meta, figures, 2 * 10**9)  # 881 to be stored, 800 of them to be kept before
+    assert "about 0.5 GB more" in str(problem)
+    pq.write_table(pa.table({"path": range(20_881)}), shards / "000000.parquet")
+    gigabytes(0)
+    assert not refusals("k400", meta, figures, 2 * 10**9)
 
 
 @pytest.mark.parametrize(

@@ -495,7 +495,7 @@ def _arrived_or_kept(home: Path) -> dict[str, int]:
 
 def test_command_says_what_went_wrong(server: Server, home: Path) -> None:
     (server.folder / "val" / "k400_val_path.txt").unlink()
-    running = command(server, home)
+    running = command(server, home, "--subset", "6")
     out, err = running.communicate(timeout=60)
     assert running.returncode == 2
     assert not out

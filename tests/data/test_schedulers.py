@@ -84,3 +84,42 @@ def test_jobs_bounds_what_is_in_the_queue(slurm: Slurm, tmp_path: Path) -> None:
     (tmp_path / "squeue.txt").write_text("7_1 RUNNING None\n")
     slurm.alive([])
     assert slurm.room(1) == 2
+
+
+def test_what_is_refused_is_tried_again_later_and_in_smaller_lots(
+    slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A timeout of sbatch, or a queue that other jobs of this user fill."""
+    now = 100.0
+    monkeypatch.setattr("vidssl.data.schedulers.time.monotonic", lambda: now)
+    part: Any = str
+    with pytest.raises(EnvironmentProblem, match=r"SLURM did not take 2 jobs: .*--jobs"):
+        slurm.submit([part, part])
+    assert not list((tmp_path / "log").glob("*.pkl"))
+    assert "sbatch.txt" in slurm.refused
+    assert (slurm.room(1), slurm.room(0)) == (0, 1)
+    now += 60
+    assert slurm.room(1) == 1
+    (tmp_path / "sbatch.txt").write_text("Submitted batch job 7\n")
+    slurm.submit([part])
+    assert (slurm.room(1), slurm.refused) == (2, "")
+
+
+def test_a_queue_that_cannot_be_asked_or_told_is_no_end(
+    slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sbatch.txt").write_text("Submitted batch job 7\n")
+    part: Any = str
+    jobs = slurm.submit([part, part])
+    (tmp_path / "scancel").write_text("#!/bin/sh\necho Socket timed out >&2; exit 1\n")
+    (tmp_path / "scancel").chmod(0o755)
+    assert slurm.cancel(jobs).endswith(
+        "jobs 7 may still run, they could not be cancelled: Socket timed out. Try: scancel 7"
+    )
+    (tmp_path / "scancel").write_text("#!/bin/sh\nexec sleep 5\n")
+    monkeypatch.setattr("vidssl.data.schedulers._SQUEUE_SECONDS", 0.05)
+    assert "timed out" in slurm.cancel(jobs)
+    monkeypatch.setenv("PATH", "")
+    assert "jobs 7 may still run" in slurm.cancel(jobs)
+    assert slurm.alive(jobs) is None
+    assert slurm.cancel([]) == ""

@@ -18,6 +18,7 @@ from ..engine.progress import Reporter
 from ..errors import DataError
 from ..home import stores_dir
 from .datasets import DATASETS
+from .manifest import shard_numbers
 from .store import FIRST_SPLIT, Store, StoreMeta, official_splits, open_store, read_meta
 from .subset import nested_subsets, parse_size
 from .subset_lists import subset_hashes
@@ -29,12 +30,21 @@ EMBEDDED = "embedded"
 EMBEDDED_SHORT_SIDE = (
     80  # 107x80 in a 112x80 frame: the small preset's 64 px come from a 70 px crop, as 112 do from 128
 )
+_MARKS = ("index.parquet", "store.json")  # of a store; the first only of a finished one
+_AGAIN = "run its `vidssl prep` again"
+_UNLESS = f"unless prep is at work on it, {_AGAIN}"
 
 
 def prepared() -> list[str]:
     """Names of the finished stores, sorted."""
     folder = stores_dir()
     return sorted(p.parent.name for p in folder.glob("*/index.parquet")) if folder.is_dir() else []
+
+
+def listed() -> list[str]:
+    """Names of all stores, those that are not finished too, sorted."""
+    folder = stores_dir()
+    return sorted({file.parent.name for name in _MARKS for file in folder.glob(f"*/{name}")})
 
 
 def default_source() -> str:
@@ -160,13 +170,19 @@ def training_rows(store: Store, subset: str, seed: int = 0) -> np.ndarray:
 
 
 def describe(name: str) -> dict[str, object]:
-    """What `vidssl list data` shows of a prepared set."""
+    """What `vidssl list data` shows of a set. "problem" says what is not as it should be, and stands only there."""
     folder = stores_dir() / name
-    meta = read_meta(folder)
+    try:
+        meta = read_meta(folder)
+    except DataError as error:
+        return {"name": name, "problem": str(error).removeprefix(f"{folder}/"), "store": str(folder)}
+    picture = {"format": meta.format, "picture": "{}x{}".format(*meta.picture), "fit": meta.fit}
     try:
         table = pq.read_table(folder / "index.parquet")
+    except FileNotFoundError:
+        return {"name": name, **picture, "problem": _why_no_index(folder), "store": str(folder)}
     except (OSError, pa.ArrowException):
-        return {"name": name, "problem": "the index is damaged; run its `vidssl prep` again", "store": str(folder)}
+        return {"name": name, "problem": f"the index is damaged; {_AGAIN}", "store": str(folder)}
     splits = np.array(table["split"].to_pylist(), dtype=str)
     several = len(official_splits(table.column_names))
     frames, fps = table["frames"].to_numpy(), table["fps"].to_numpy()
@@ -180,10 +196,24 @@ def describe(name: str) -> dict[str, object]:
         "label_systems": [key for key in meta.label_names if key],
         "hours": round(float((frames / np.maximum(fps, 1e-6)).sum()) / 3600, 3),
         "frames": int(frames.sum()),
-        "format": meta.format,
-        "picture": "{}x{}".format(*meta.picture),
-        "fit": meta.fit,
+        **picture,
         "megabytes": round(sum(p.stat().st_size for p in (folder / "shards").glob("*.tar")) / 1e6, 1),
         "subsets": subset_hashes(folder),
+        **({"problem": problem} if (problem := _problem(folder, table)) else {}),
         "store": str(folder),
     }
+
+
+def _why_no_index(folder: Path) -> str:
+    if (folder / "manifest.parquet").exists():
+        return "none of its videos can be used: manifest.parquet has the reasons"
+    return f"not finished, shards done: {len(shard_numbers(folder))}; {_UNLESS}"
+
+
+def _problem(folder: Path, index: pa.Table) -> str:
+    """What is wrong with a store that has an index, as far as the names of its files tell; "" where nothing is."""
+    shards = index["shard"].unique().to_pylist()
+    missing = sum(not (folder / "shards" / f"{shard:06d}.tar").exists() for shard in shards)
+    if missing:
+        return f"{missing} of {len(shards)} shards are missing; {_AGAIN}"
+    return f"not all is done; {_UNLESS}" if (folder / "staging").exists() else ""

@@ -9,6 +9,8 @@ that each is read once: its videos belong to many shards, which the submitting p
 A job that is over without having finished its part is handed out again: killed, out of time, failed, cancelled by
 somebody. Where the scheduler requeues it by itself it goes on where it was. Both count only while nothing comes of it:
 after three starts in a row without one more finished video prep ends, with an error that names the log.
+
+Jobs that SLURM does not take wait and are tried again while others of this prep are in its queue.
 """
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ def work_on_cluster(
         slurm: parameters of the jobs by submitit's names.
 
     Raises:
-        EnvironmentProblem: SLURM does not take the jobs, or one of them fails again and again.
+        EnvironmentProblem: SLURM does not take jobs while it has none of ours, or one of them fails again and again.
         KeyboardInterrupt: with the jobs cancelled. What they finished is kept for the next `take_over`.
     """
     if not plan.jobs:
@@ -95,9 +97,9 @@ def work_on_cluster(
     finished = shown = plan.skipped
     counts: Counter[str] = Counter()
     begun = time.monotonic()
-    with progress.meter("prep", len(plan.chosen), plan.skipped) as meter, _cancelling(scheduler, handed):
+    with progress.meter("prep", len(plan.chosen), plan.skipped) as meter, _cancelling(scheduler, handed, progress):
         while waiting or handed:
-            _hand_out(scheduler, waiting, handed)
+            _hand_out(scheduler, waiting, handed, progress)
             time.sleep(min(_POLL_SECONDS, max(scheduler.least_seconds, (time.monotonic() - begun) / 20)))
             alive = scheduler.alive([one.job for one in handed])
             for one in _look(folder, handed, alive):
@@ -157,11 +159,22 @@ def _streamed(job: Job) -> bool:
     return job.video.file.in_stream and not job.video.problem
 
 
-def _hand_out(scheduler: Local | Slurm, waiting: deque[_Handed], handed: list[_Handed]) -> None:
+def _hand_out(scheduler: Local | Slurm, waiting: deque[_Handed], handed: list[_Handed], progress: Reporter) -> None:
+    """Raises EnvironmentProblem where none is taken and none is handed out: what runs is not given up for it."""
     count = min(len(waiting), scheduler.room(len(handed)))
     batch = [waiting[place] for place in range(count)]
     with _held_back():  # a job that is not in `handed` yet would not be cancelled
-        for one, job in zip(batch, scheduler.submit([one.part for one in batch]), strict=True):
+        try:
+            jobs = scheduler.submit([one.part for one in batch])
+        except EnvironmentProblem:
+            if not handed:
+                raise
+            progress.say(
+                f"SLURM did not take {count} more jobs: {scheduler.refused}. They wait and are tried again; the "
+                f"{len(handed)} that it has go on."
+            )
+            return
+        for one, job in zip(batch, jobs, strict=True):
             one.job, one.unseen = job, 0
             handed.append(waiting.popleft())
 
@@ -188,11 +201,12 @@ def _held_back() -> Iterator[None]:
 
 
 @contextmanager
-def _cancelling(scheduler: Local | Slurm, handed: list[_Handed]) -> Iterator[None]:
+def _cancelling(scheduler: Local | Slurm, handed: list[_Handed], progress: Reporter) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        scheduler.cancel([one.job for one in handed])
+        if left := scheduler.cancel([one.job for one in handed]):
+            progress.say(left)
         raise
 
 

@@ -33,6 +33,7 @@ _MINUTES = 60  # of a job unless told otherwise; one that needs more is requeued
 _YEAR_MINUTES = 365 * 24 * 60
 _SQUEUE_SECONDS = 60
 _STOP_SECONDS = 10.0
+_AGAIN_SECONDS = (60.0, 600.0)  # until what SLURM did not take is tried again: the first time, and at most
 
 
 def slurm_options(words: Iterable[str]) -> dict[str, str]:
@@ -101,6 +102,7 @@ class Local:
     """
 
     least_seconds = 0.1  # between two looks
+    refused = ""
 
     def __init__(self, log: Path, jobs: int) -> None:
         from submitit import AutoExecutor
@@ -122,13 +124,14 @@ class Local:
         """Id -> state of those that wait or run."""
         return {job.job_id: RUNNING for job in jobs if not job.done()}
 
-    def cancel(self, jobs: Sequence[Any]) -> None:
-        """Ends them and waits for it."""
+    def cancel(self, jobs: Sequence[Any]) -> str:
+        """Ends them and waits for it. Returns what went wrong, "" where nothing did."""
         until = time.monotonic() + _STOP_SECONDS
         while (left := [job for job in jobs if not job.done()]) and time.monotonic() < until:
             for job in left:  # its id is that of submitit's controller, which hands SIGTERM on
                 os.kill(int(job.job_id), signal.SIGTERM)
             time.sleep(0.5)
+        return ""
 
 
 class Slurm:
@@ -155,6 +158,7 @@ class Slurm:
             values["exclusive"] = True
         if "cpus_per_task" in values:  # since 22.05 srun does not take it over from sbatch
             values["srun_args"] = [f"--cpus-per-task={values['cpus_per_task']}"]
+        self._log = log
         self._executor = AutoExecutor(folder=log, cluster="slurm")
         self._executor.update_parameters(
             name=name,
@@ -164,14 +168,21 @@ class Slurm:
         self._jobs = jobs or MAX_ARRAY
         self._arrays: set[str] = set()
         self._queued = 0
+        self.refused = ""  # why it did not take the last jobs
+        self._again, self._pause = 0.0, _AGAIN_SECONDS[0]
+        self._most = MAX_ARRAY
 
     def room(self, handed: int) -> int:
         """How many more jobs can be submitted now, of which `handed` are not over. Clusters limit what a user has in
-        the queue, and there a job is a little longer than until its work is over."""
-        return self._jobs - max(handed, self._queued)
+        the queue, and there a job is a little longer than until its work is over. After jobs were not taken there is
+        none for a while, and then for fewer: other jobs of this user may fill the queue. Where none of ours is in it
+        nothing is gained by waiting."""
+        if handed and time.monotonic() < self._again:
+            return 0
+        return min(self._most, self._jobs - max(handed, self._queued))
 
     def submit(self, parts: Sequence[Part]) -> list[Any]:
-        """Raises EnvironmentProblem where sbatch does not take them."""
+        """Raises EnvironmentProblem where sbatch does not take them; `refused` says why."""
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         if not parts:
@@ -179,20 +190,31 @@ class Slurm:
         try:
             with _blocked(signal.SIGINT, signal.SIGTERM):  # sbatch ends in order: else nobody knows if it has the jobs
                 jobs = self._executor.submit_array(parts)
-        except (FailedJobError, FailedSubmissionError) as error:
+        except (FailedJobError, FailedSubmissionError, BlockingIOError) as error:  # the last: no process for sbatch
+            self._refuse(len(parts), str(error).strip())
             raise EnvironmentProblem(
-                f"SLURM did not take {len(parts)} jobs: {str(error).strip()}. Change it with --slurm KEY=VALUE "
+                f"SLURM did not take {len(parts)} jobs: {self.refused}. Change it with --slurm KEY=VALUE "
                 f"({', '.join(SLURM_OPTIONS)}). Fewer at once: --jobs N."
             ) from None
+        self.refused, self._again, self._pause = "", 0.0, _AGAIN_SECONDS[0]
+        self._most = min(MAX_ARRAY, 2 * self._most)
         self._arrays |= _arrays(jobs)
         return jobs
+
+    def _refuse(self, count: int, why: str) -> None:
+        self.refused, self._most = why, max(1, count // 2)
+        self._again = time.monotonic() + self._pause
+        self._pause = min(_AGAIN_SECONDS[1], 2 * self._pause)
+        # Of a thousand parts they take much room. Should SLURM have the jobs after all, they end without them.
+        for file in self._log.glob("[0-9a-f]" * 32 + ".pkl"):
+            file.unlink()
 
     def alive(self, jobs: Sequence[Any]) -> dict[str, str] | None:
         """Id -> state, of a waiting one also the reason; None where SLURM does not answer."""
         command = ["squeue", "--me", "--noheader", "--array", "--format=%i %T %r"]
         try:
             answer = subprocess.run(command, capture_output=True, text=True, timeout=_SQUEUE_SECONDS, check=True)
-        except subprocess.SubprocessError:
+        except (subprocess.SubprocessError, OSError):
             return None
         states = {}
         for line in answer.stdout.splitlines():
@@ -201,10 +223,21 @@ class Slurm:
         self._queued = sum(job.partition("_")[0] in self._arrays for job in states)
         return states
 
-    def cancel(self, jobs: Sequence[Any]) -> None:
-        """Asks for it; SLURM does it in its time."""
-        if arrays := _arrays(jobs):
-            subprocess.run(["scancel", *sorted(arrays)], capture_output=True, timeout=_SQUEUE_SECONDS, check=False)
+    def cancel(self, jobs: Sequence[Any]) -> str:
+        """Asks for it; SLURM does it in its time. Returns what went wrong, "" where nothing did."""
+        arrays = sorted(_arrays(jobs))
+        if not arrays:
+            return ""
+        command = ["scancel", *arrays]
+        try:
+            subprocess.run(command, capture_output=True, text=True, timeout=_SQUEUE_SECONDS, check=True)
+        except subprocess.CalledProcessError as error:
+            why = error.stderr.strip() or f"status {error.returncode}"
+        except (subprocess.SubprocessError, OSError) as error:
+            why = str(error)
+        else:
+            return ""
+        return f"jobs {', '.join(arrays)} may still run, they could not be cancelled: {why}. Try: {' '.join(command)}"
 
 
 def _arrays(jobs: Sequence[Any]) -> set[str]:

@@ -104,13 +104,21 @@ def prep_verb(
                 raise ConfigError(f"no source of {dataset} here: {where}. --cluster needs one: give --source DIR.")
             if not download:
                 _consent(settings, most, where, yes)
+            from .download_checks import refusals
+
+            figures = estimate(public_of(dataset), size, height, format, workers, most)
+            refused = refusals(dataset, meta_for(name or dataset, format, fit, height), figures, most)
             if dry_run:
-                figures = estimate(public_of(dataset), size, height, format, workers, most)
                 if download:
                     reporter.say("\n".join(figures.lines()))
+                for problem in refused:
+                    reporter.say(f"it would be refused: {problem}")
                 if as_json:
-                    print(json.dumps({"dataset": dataset, "download": asdict(figures), "dry_run": True}))
+                    told = {"download": asdict(figures), "refused": list(map(str, refused))}
+                    print(json.dumps({"dataset": dataset, **told, "dry_run": True}))
                 return
+            if refused:
+                raise refused[0]
             from .parts import prepare_downloaded
 
             summary = prepare_downloaded(mirror=mirror, max_disk=most, **settings)

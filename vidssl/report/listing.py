@@ -142,7 +142,7 @@ def _linear_layers(width: int, outputs: tuple[int, ...]) -> int:
 
 
 def data_rows() -> list[dict[str, Any]]:
-    return [catalog.describe(name) for name in catalog.prepared()]
+    return [catalog.describe(name) for name in catalog.listed()]
 
 
 def run_rows() -> list[dict[str, Any]]:
