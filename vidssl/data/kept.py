@@ -17,8 +17,9 @@ from typing import Any
 import pyarrow as pa
 
 from .lock import locked
+from .lost import lost_videos
 from .manifest import current_rows, settings
-from .prep_plan import choose, make_plan
+from .prep_plan import beside, choose, make_plan
 from .shards import stage, staged_row
 from .sources import Listing, SourceFile, SourceVideo
 from .store import StoreMeta
@@ -77,12 +78,17 @@ class Kept:
 
         Returns:
             videos that are lacking, with their archives. While there are any, the choice is not complete.
+
+        Raises:
+            DataError: the store has damaged shards, and the listing lacks some of their videos.
         """
         staging, numbers = self._store / "staging", self._numbers_of(listing)
-        staging.mkdir(parents=True, exist_ok=True)
+        self._store.mkdir(parents=True, exist_ok=True)
         wanted: set[str] = set()
         lacking: dict[str, Path] = {}
         with locked(self._store):
+            lost = lost_videos(self._store, listing)
+            staging.mkdir(exist_ok=True)
             table, taken = current_rows(self._store).table, set[int]()
             status = {} if table is None else _statuses(table)
             while not lacking:
@@ -90,8 +96,9 @@ class Kept:
                 chosen = [video for video in choose(listing, subset, bad) if video.id not in wanted]
                 if wanted and not chosen:
                     break
+                further = [] if wanted else beside(chosen, lost)
                 wanted |= {video.id for video in chosen}
-                for job in [job for part in self._plan(listing, chosen, taken) for job in part]:
+                for job in [job for part in self._plan(listing, [*chosen, *further], taken) for job in part]:
                     taken.add(job.shard)
                     row = self._row(job, numbers)
                     if row is not None:

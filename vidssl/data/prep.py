@@ -7,6 +7,7 @@
 4. Manifest, index and packet arrays are merged from all shards.
 
 Nothing that is finished is ever rewritten: a bigger subset adds shards, a changed file adds a row of a higher revision.
+Nothing finished is lost to a smaller choice either: videos of damaged shards are made again beside it (`lost.py`).
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from .cluster_job import take_over
 from .datasets import DATASETS
 from .files import remove_temporaries
 from .lock import locked
+from .lost import lost_videos
 from .manifest import merge, write_meta
 from .prep_checks import cannot_write, check_same_settings, check_settings, meta_for
-from .prep_plan import PrepPlan, choose, make_plan, rounds
+from .prep_plan import PrepPlan, beside, choose, make_plan, rounds
 from .prep_summary import PrepSummary, begin_summary, estimate, held, sum_up
 from .prep_work import work
 from .schedulers import check_cluster
@@ -97,7 +99,9 @@ def prepare(
     summary = begin_summary(listing, chosen, subset, store)
     if dry_run:
         summary.dry_run = True
-        plan = make_plan(store, meta, listing, chosen, threads=workers, shard_videos=shard_videos)
+        wanted = [*chosen, *beside(chosen, lost_videos(store, listing))]
+        plan = make_plan(store, meta, listing, wanted, threads=workers, shard_videos=shard_videos)
+        summary.videos, summary.beside = len(wanted), len(wanted) - len(chosen)
         estimate(plan, summary, workers, progress)
         summary.seconds = time.monotonic() - begun
         return summary
@@ -105,12 +109,16 @@ def prepare(
         store.mkdir(parents=True, exist_ok=True)
         with locked(store), terminable():
             remove_temporaries(store)
-            for folder in ("shards", "staging"):
-                (store / folder).mkdir(exist_ok=True)
-                remove_temporaries(store / folder)
+            (store / "shards").mkdir(exist_ok=True)
             take_over(store)
+            lost = lost_videos(store, listing)
+            if lost:
+                progress.say(f"{len(lost)} videos of damaged or lost shards are made again in their old places")
+            (store / "staging").mkdir(exist_ok=True)
+            for folder in ("shards", "staging"):
+                remove_temporaries(store / folder)
             plans: list[PrepPlan] = []
-            for plan in rounds(store, meta, listing, subset, threads=workers, shard_videos=shard_videos):
+            for plan in rounds(store, meta, listing, subset, lost, threads=workers, shard_videos=shard_videos):
                 if not (store / "store.json").exists():
                     write_meta(store, plan.meta)  # later class names come with the index that uses them, in the merge
                 # A further round has few videos, in place of damaged ones: not worth another wait in the queue.
@@ -122,7 +130,8 @@ def prepare(
             # NFS keeps what a process still holds open; the next prep takes that away
             shutil.rmtree(store / "staging", ignore_errors=True)
             manifest = merge(store, plans[-1].meta)
-            write_lists(store, listing, subset)
+            for gone in write_lists(store, listing, subset):
+                progress.say(f"{gone} is gone: the store does not hold so many training videos any more")
             if beton is not None:
                 beton.write(store, progress)
     except NotWritten as error:
