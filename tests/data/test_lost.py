@@ -1,7 +1,8 @@
-"""Damaged or lost shards take nothing away from a finished store, whatever the next prep chooses."""
+"""Damaged or lost shards take nothing away from a finished store, whatever the next prep chooses; and true counts."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from vidssl.data import prep_work
 from vidssl.data.prep_summary import PrepSummary
+from vidssl.data.seen import Seen, read_seen, write_seen
 from vidssl.data.verify import verify
 from vidssl.engine.progress import Reporter
 from vidssl.errors import DataError
@@ -79,7 +81,7 @@ def test_a_smaller_choice_after_a_repair_brings_all_back(source: Path, store: Pa
     assert verify(store, QUIET, repair=True).put_back == 2
     summary = prep(source, store, subset=3, progress=heard)
     assert hashes(store) == before  # and subsets/12.txt
-    assert (summary.videos, summary.ok, summary.beside) == (11, 11, 8)
+    assert (summary.videos, summary.ok, summary.beside, summary.skipped) == (11, 11, 8, 9)
     assert summary.subset["videos"] == 3
     assert any("8 videos of damaged or lost shards" in line for line in heard.said)
     assert any("8 videos" in note and "beside the choice" in note for note in summary.notes())
@@ -122,3 +124,55 @@ def test_videos_can_be_given_up(source: Path, store: Path, tmp_path: Path) -> No
     assert prep(source, store, subset=3, progress=heard).ok == 3
     assert [line.split()[0] for line in heard.said] == ["subsets/12.txt"]
     assert verify(store, QUIET).problems == {}
+
+
+# ---- counts
+
+
+def test_a_second_repair_says_the_same(store: Path) -> None:
+    turn_bit(store, 1)
+    assert [verify(store, QUIET, repair=True).put_back for _ in range(2)] == [1, 1]
+
+
+def test_a_repair_says_what_the_next_prep_does(source: Path, store: Path, home: Path) -> None:
+    before = hashes(store)
+    turn_bit(store, 1)
+    shutil.rmtree(home / "cache")  # nothing tells that the sources are the same
+    assert verify(store, QUIET, repair=True).put_back == 4
+    heard = Listening()
+    assert prep(source, store, progress=heard).skipped == 8
+    assert any("3 videos" in line and "not used" in line for line in heard.said)
+    (store / "shards" / "000002.parquet").unlink()
+    assert verify(store, QUIET, repair=True).put_back == 4
+    assert prep(source, store).skipped == 8
+    assert hashes(store) == before
+
+
+def test_staged_videos_were_done_before(
+    source: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, real, done = tmp_path / "new", prep_work.process, []
+
+    def breaking(job: Any) -> dict[str, Any]:
+        if len(done) == 6:
+            raise KeyboardInterrupt
+        done.append(job)
+        return real(job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prep_work, "process", breaking)
+        with pytest.raises(KeyboardInterrupt):
+            prep(source, store)
+    assert len(list((store / "staging").glob("*.json"))) == 2  # the others are in their shard
+    assert prep(source, store).skipped == 6
+
+
+def test_a_repair_does_not_take_an_old_video_for_a_changed_one(source: Path, store: Path, home: Path) -> None:
+    """A prep was killed after it had seen that a file has changed, with a size that is the same."""
+    turn_bit(store, 1)
+    _, row = [row for row in pq.read_table(store / "manifest.parquet").to_pylist() if row["shard"] == 1][:2]
+    look = read_seen(store)[row["path"]]
+    write_seen(store, [(row["path"], Seen(look.revision + 1, look.mtime_ns + 1, 0, ""))])
+    assert verify(store, QUIET, repair=True).put_back == 2
+    staged = json.loads((store / "staging" / f"{row['number']:08d}.json").read_text())
+    assert "mtime_ns" not in staged

@@ -53,6 +53,7 @@ class Kept:
         self._folder, self._store, self._meta = folder, store, meta
         self._threads, self._shard_videos = threads, shard_videos
         self._numbers: dict[str, int] = {}
+        self.chosen: set[str] = set()
 
     def jobs(self, listing: Listing, videos: list[SourceVideo]) -> list[Job]:
         """What is to be done of some videos: those that neither the store nor the folder has, to be done into it."""
@@ -98,6 +99,7 @@ class Kept:
                     break
                 further = [] if wanted else beside(chosen, lost)
                 wanted |= {video.id for video in chosen}
+                self.chosen = wanted | {video.id for video in lost}
                 for job in [job for part in self._plan(listing, [*chosen, *further], taken) for job in part]:
                     taken.add(job.shard)
                     row = self._row(job, numbers)

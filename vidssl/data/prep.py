@@ -31,12 +31,13 @@ from .datasets import DATASETS
 from .files import remove_temporaries
 from .lock import locked
 from .lost import lost_videos
-from .manifest import merge, write_meta
+from .manifest import merge, read_rows, write_meta
 from .prep_checks import cannot_write, check_same_settings, check_settings, meta_for
 from .prep_plan import PrepPlan, beside, choose, make_plan, rounds
 from .prep_summary import PrepSummary, begin_summary, estimate, held, sum_up
 from .prep_work import work
 from .schedulers import check_cluster
+from .shards import MAX_SHARD_VIDEOS
 from .sources import Listing, split_sizes
 from .subset_lists import write_lists
 from .work import NotWritten
@@ -117,16 +118,22 @@ def prepare(
             (store / "staging").mkdir(exist_ok=True)
             for folder in ("shards", "staging"):
                 remove_temporaries(store / folder)
+            staged, found = _staged(store), 0
             plans: list[PrepPlan] = []
             for plan in rounds(store, meta, listing, subset, lost, threads=workers, shard_videos=shard_videos):
                 if not (store / "store.json").exists():
                     write_meta(store, plan.meta)  # later class names come with the index that uses them, in the merge
                 # A further round has few videos, in place of damaged ones: not worth another wait in the queue.
                 if cluster is None or (plans and len(plan.jobs) <= 1):
-                    work(store, plan, workers, progress)
+                    found += work(store, plan, workers, progress)
                 else:
-                    work_on_cluster(store, plan, cluster, job_workers, progress, jobs=jobs, slurm=slurm)
+                    found += work_on_cluster(store, plan, cluster, job_workers, progress, jobs=jobs, slurm=slurm)
                 plans.append(plan)
+            if staged > found:
+                progress.say(
+                    f"{staged - found} videos that an earlier prep had finished, or a repair kept, were not used: this "
+                    "choice does not take them, or nothing tells that their sources are still the same"
+                )
             # NFS keeps what a process still holds open; the next prep takes that away
             shutil.rmtree(store / "staging", ignore_errors=True)
             manifest = merge(store, plans[-1].meta)
@@ -141,7 +148,7 @@ def prepare(
     except KeyboardInterrupt:
         progress.say("stopped. What is finished is kept: the same command goes on from here.")
         raise
-    sum_up(summary, plans, manifest, store, listing, subset)
+    sum_up(summary, plans, found, manifest, store, listing, subset)
     summary.splits = split_sizes(listing.videos, held(manifest))
     summary.seconds = time.monotonic() - begun
     if not summary.ok:
@@ -151,6 +158,14 @@ def prepare(
             "gives the reason for each. Check the download, or give another --source."
         )
     return summary
+
+
+def _staged(store: Path) -> int:
+    """How many finished videos lie in staging that no whole shard has."""
+    numbers = [int(row.stem) for row in (store / "staging").glob("*.json")]
+    shards = {number // MAX_SHARD_VIDEOS for number in numbers}
+    whole = {shard for shard in shards if read_rows(store, shard) is not None}
+    return sum(number // MAX_SHARD_VIDEOS not in whole for number in numbers)
 
 
 def _ffcv_writer() -> ModuleType:

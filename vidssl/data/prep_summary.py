@@ -30,7 +30,7 @@ class PrepSummary:
     """What prep did. `videos` are the chosen source files; ok, damaged and rejected add up to it.
 
     `beside` of them were not chosen, but stood in damaged or lost shards and were made again; `subset` does not count
-    them. `skipped` were done before. `ignored` files are no videos by
+    them. `skipped` were done before, by an earlier prep or one that was broken off. `ignored` files are no videos by
     name, `unlisted` ones are in no table, `unused` ones are left alone for a reason. `missing` videos are named by the
     tables and not in the source; those that have a row of the manifest are among the rejected ones too. `subset` says
     how the asked subset came out (`subset_report`). `bytes` are those of the shards on disk. Where the source has
@@ -144,6 +144,7 @@ def estimate(plan: PrepPlan, summary: PrepSummary, workers: int, progress: Repor
 def sum_up(
     summary: PrepSummary,
     plans: list[PrepPlan],
+    found: int,
     manifest: pa.Table,
     store: Path,
     listing: Listing,
@@ -152,6 +153,7 @@ def sum_up(
     """Fills in what became of the videos of all plans.
 
     Args:
+        found: how many of their jobs were done already, in staging.
         listing: the whole source.
         subset: as asked for.
     """
@@ -166,7 +168,7 @@ def sum_up(
             else:
                 summary.reasons[_without_numbers(reason)] += 1
     summary.videos, summary.beside = len(chosen), len(chosen) - len(taken)
-    summary.skipped = sum(plan.skipped for plan in plans)
+    summary.skipped = len(chosen) - sum(len(part) for plan in plans for part in plan.jobs) + found
     summary.bytes = sum(file.stat().st_size for file in (store / "shards").glob("*.tar"))
     if subset is not None:
         training = {video.id for video in training_part(listing)[0]}
