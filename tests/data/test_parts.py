@@ -23,6 +23,7 @@ from tests.media import moving_square, write_video
 from vidssl.data import download, parts, prep_work, rar
 from vidssl.data.parts import prepare_downloaded
 from vidssl.data.prep_summary import PrepSummary
+from vidssl.data.verify import verify
 from vidssl.data.work import Job, process
 from vidssl.engine.progress import Reporter
 from vidssl.errors import ConfigError, DataError, EnvironmentProblem
@@ -142,6 +143,21 @@ def test_same_store_as_from_the_unpacked_files(server: Server, home: Path, from_
     server.requests.clear()
     assert fetch_all(server).skipped == 12
     assert not server.requests, "what is done asks for nothing"
+
+
+def test_a_repair_fetches_only_what_it_lacks(server: Server, home: Path) -> None:
+    assert fetch_all(server).skipped == 0
+    store = home / "data" / "k400"
+    before, file = hashes(store), store / "shards" / "000000.tar"
+    data = bytearray(file.read_bytes())
+    data[700] ^= 1  # in the first video
+    file.write_bytes(data)
+    server.requests.clear()
+    assert verify(store, Reporter(quiet=True), repair=True).put_back == 1
+    assert fetch_all(server, subset=3).skipped == 11  # however little is chosen
+    assert len(bodies(server)) == 1, "the archive of the bad one"
+    after = hashes(store)
+    assert {name: after[name] for name in before} == before
 
 
 def test_subset_and_its_growth(server: Server, home: Path, from_folder: Any, served: Path, tmp_path: Path) -> None:

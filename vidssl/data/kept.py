@@ -24,7 +24,7 @@ from .shards import stage, staged_row
 from .sources import Listing, SourceFile, SourceVideo
 from .store import StoreMeta
 from .transcode import Transcoded
-from .work import Job, finished, new_row, readable_sha256, source_sha256
+from .work import Job, finished, new_row, readable_sha256, row_in_staging, source_sha256
 
 _GIVEN_LATE = ("number", "revision")
 
@@ -74,8 +74,9 @@ class Kept:
     def hand_over(self, listing: Listing, subset: int | None) -> dict[str, Path]:
         """Lays what the choice takes into the store's staging folder under its final numbers: `prepare` finds it there.
 
-        It also stays here, so that being killed before the store is finished costs nothing. The choice goes through
-        the rounds of `prep_plan.rounds`: where videos turn out to be damaged, others take their places.
+        What is there already, as after a repair, is not lacking. What is laid also stays here, so that being killed
+        before the store is finished costs nothing. The choice goes through the rounds of `prep_plan.rounds`: where
+        videos turn out to be damaged, others take their places.
 
         Returns:
             videos that are lacking, with their archives. While there are any, the choice is not complete.
@@ -106,6 +107,8 @@ class Kept:
                     if row is not None:
                         status[job.video.id] = row["status"]
                         self._lay(row, numbers[job.video.id], staging)
+                    elif (staged := row_in_staging(job)) is not None:
+                        status[job.video.id] = staged["status"]
                     elif not job.video.problem:
                         lacking[job.video.id] = job.video.file.path
                 if subset is None:
