@@ -196,9 +196,9 @@ def test_replacements_of_damaged_videos_do_not_wait_in_the_queue(
 ) -> None:
     handed = []
 
-    def do(store: Path, plan: PrepPlan, cluster: str, workers: int, progress: Reporter, **options: Any) -> None:
+    def do(store: Path, plan: PrepPlan, cluster: str, workers: int, progress: Reporter, **options: Any) -> int:
         handed.append([job.video.id for shard in plan.jobs for job in shard])
-        prep_work.work(store, plan, workers, progress)
+        return prep_work.work(store, plan, workers, progress)
 
     monkeypatch.setattr(prep_module, "work_on_cluster", do)
     summary = prep(job_source, tmp_path / "store", **LOCAL, subset=9)

@@ -23,6 +23,7 @@ from tests.media import moving_square, write_video
 from vidssl.data import download, parts, prep_work, rar
 from vidssl.data.parts import prepare_downloaded
 from vidssl.data.prep_summary import PrepSummary
+from vidssl.data.verify import verify
 from vidssl.data.work import Job, process
 from vidssl.engine.progress import Reporter
 from vidssl.errors import ConfigError, DataError, EnvironmentProblem
@@ -134,7 +135,7 @@ def bodies(server: Server) -> list[str]:
 
 def test_same_store_as_from_the_unpacked_files(server: Server, home: Path, from_folder: Any) -> None:
     summary = fetch_all(server)
-    assert (summary.ok, summary.videos) == (12, 12)
+    assert (summary.ok, summary.videos, summary.skipped) == (12, 12, 0)
     assert hashes(home / "data" / "k400") == from_folder()
     left = sorted(path.name for path in (home / "downloads" / "k400").iterdir())
     assert left == [".lock", "lists", "source"]
@@ -142,6 +143,21 @@ def test_same_store_as_from_the_unpacked_files(server: Server, home: Path, from_
     server.requests.clear()
     assert fetch_all(server).skipped == 12
     assert not server.requests, "what is done asks for nothing"
+
+
+def test_a_repair_fetches_only_what_it_lacks(server: Server, home: Path) -> None:
+    assert fetch_all(server).skipped == 0
+    store = home / "data" / "k400"
+    before, file = hashes(store), store / "shards" / "000000.tar"
+    data = bytearray(file.read_bytes())
+    data[700] ^= 1  # in the first video
+    file.write_bytes(data)
+    server.requests.clear()
+    assert verify(store, Reporter(quiet=True), repair=True).put_back == 1
+    assert fetch_all(server, subset=3).skipped == 11  # however little is chosen
+    assert len(bodies(server)) == 1, "the archive of the bad one"
+    after = hashes(store)
+    assert {name: after[name] for name in before} == before
 
 
 def test_subset_and_its_growth(server: Server, home: Path, from_folder: Any, served: Path, tmp_path: Path) -> None:
@@ -180,7 +196,7 @@ def test_damaged_videos_are_stood_in_for(served: Path, server: Server, home: Pat
 
 
 def test_a_lost_shard_is_made_again_in_its_place(served: Path, server: Server, home: Path, tmp_path: Path) -> None:
-    """One of its videos is named no more: the others keep their numbers, as from the unpacked files."""
+    """One of its videos has come into a later one with another label: the others keep their numbers, as from files."""
     unpacked, expected = shutil.copytree(served / "unpacked", tmp_path / "unpacked"), tmp_path / "expected"
     stores = {unpacked: expected, home / "downloads/k400/source/annotations": home / "data/k400"}
 
@@ -190,11 +206,13 @@ def test_a_lost_shard_is_made_again_in_its_place(served: Path, server: Server, h
 
     prepare_both()
     row = next(row for row in manifest(expected).values() if row["number"] == 1)
-    for tables, store in stores.items():
+    (other,) = {*CLASSES} - {row["label"]}
+    for tables in stores:
+        table, youtube = tables / f"{'train' if row['split'] == 'train' else 'val'}.csv", row["id"].partition("_")[0]
+        table.write_text(table.read_text().replace(f"{row['label']},{youtube}", f"{other},{youtube}"))
+    prepare_both()
+    for store in stores.values():
         (store / "shards/000000.tar").unlink()
-        table = tables / f"{'train' if row['split'] == 'train' else 'val'}.csv"
-        lines = table.read_text().splitlines(keepends=True)
-        table.write_text("".join(line for line in lines if row["id"].partition("_")[0] not in line))
     prepare_both()
     assert sorted(row["number"] for row in manifest(expected).values())[:4] == [0, 2, 3, 10_000]
     assert hashes(home / "data/k400") == hashes(expected)

@@ -190,10 +190,11 @@ def test_broken_off_after_every_shard_it_ends_the_same(
     prepared(source, whole, **settings)
     work = prep.work
 
-    def one_shard(store: Path, plan: PrepPlan, *arguments: Any, **options: Any) -> None:
+    def one_shard(store: Path, plan: PrepPlan, *arguments: Any, **options: Any) -> int:
         if plan.jobs:
             work(store, replace(plan, jobs=plan.jobs[:1]), *arguments, **options)
             raise KeyboardInterrupt
+        return 0
 
     monkeypatch.setattr(prep, "work", one_shard)
     breaks = len(list((whole / "shards").glob("*.tar")))

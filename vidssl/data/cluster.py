@@ -36,7 +36,7 @@ from .prep_plan import PrepPlan
 from .prep_work import work
 from .schedulers import MAX_ARRAY, RUNNING, Local, Slurm
 from .shards import MAX_SHARD_VIDEOS
-from .work import Job
+from .work import Job, row_in_staging
 
 _FRUITLESS = 3
 _POLL_SECONDS = 15.0  # at most; more often in the beginning
@@ -68,7 +68,7 @@ def work_on_cluster(
     *,
     jobs: int | None = None,
     slurm: Mapping[str, str] | None = None,
-) -> None:
+) -> int:
     """Does a plan's jobs as `prep_work.work` does, on a cluster. The shards are the same, byte for byte.
 
     Args:
@@ -80,12 +80,19 @@ def work_on_cluster(
             have, for "local" as many as this machine has cores for.
         slurm: parameters of the jobs by submitit's names.
 
+    Returns:
+        how many of the videos were done already, in staging.
+
     Raises:
         EnvironmentProblem: SLURM does not take jobs while it has none of ours, or one of them fails again and again.
         KeyboardInterrupt: with the jobs cancelled. What they finished is kept for the next `take_over`.
     """
     if not plan.jobs:
-        return
+        return 0
+    staged = set(os.listdir(store / "staging"))
+    found = sum(
+        f"{job.number:08d}.json" in staged and row_in_staging(job) is not None for shard in plan.jobs for job in shard
+    )
     folder = Path(tempfile.mkdtemp(prefix=SUBMISSION, dir=store / "staging")).absolute()
     if cluster == "local":
         workers = workers or 1
@@ -119,6 +126,7 @@ def work_on_cluster(
         progress.say(f"assembling {len(mixed)} shards of videos from archives")
         rest = replace(plan, chosen=[job.video for shard in mixed for job in shard], jobs=mixed, skipped=0)
         work(store, rest, workers or 1, Reporter(quiet=True))
+    return found
 
 
 def _cut(store: Path, folder: Path, plan: PrepPlan, workers: int | None) -> Iterator[_Handed]:

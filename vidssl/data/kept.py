@@ -17,13 +17,14 @@ from typing import Any
 import pyarrow as pa
 
 from .lock import locked
+from .lost import lost_videos
 from .manifest import current_rows, settings
-from .prep_plan import choose, make_plan
+from .prep_plan import beside, choose, make_plan
 from .shards import stage, staged_row
 from .sources import Listing, SourceFile, SourceVideo
 from .store import StoreMeta
 from .transcode import Transcoded
-from .work import Job, finished, new_row, readable_sha256, source_sha256
+from .work import Job, finished, new_row, readable_sha256, row_in_staging, source_sha256
 
 _GIVEN_LATE = ("number", "revision")
 
@@ -52,6 +53,7 @@ class Kept:
         self._folder, self._store, self._meta = folder, store, meta
         self._threads, self._shard_videos = threads, shard_videos
         self._numbers: dict[str, int] = {}
+        self.chosen: set[str] = set()
 
     def jobs(self, listing: Listing, videos: list[SourceVideo]) -> list[Job]:
         """What is to be done of some videos: those that neither the store nor the folder has, to be done into it."""
@@ -72,17 +74,23 @@ class Kept:
     def hand_over(self, listing: Listing, subset: int | None) -> dict[str, Path]:
         """Lays what the choice takes into the store's staging folder under its final numbers: `prepare` finds it there.
 
-        It also stays here, so that being killed before the store is finished costs nothing. The choice goes through
-        the rounds of `prep_plan.rounds`: where videos turn out to be damaged, others take their places.
+        What is there already, as after a repair, is not lacking. What is laid also stays here, so that being killed
+        before the store is finished costs nothing. The choice goes through the rounds of `prep_plan.rounds`: where
+        videos turn out to be damaged, others take their places.
 
         Returns:
             videos that are lacking, with their archives. While there are any, the choice is not complete.
+
+        Raises:
+            DataError: the store has damaged shards, and the listing lacks some of their videos.
         """
         staging, numbers = self._store / "staging", self._numbers_of(listing)
-        staging.mkdir(parents=True, exist_ok=True)
+        self._store.mkdir(parents=True, exist_ok=True)
         wanted: set[str] = set()
         lacking: dict[str, Path] = {}
         with locked(self._store):
+            lost = lost_videos(self._store, listing)
+            staging.mkdir(exist_ok=True)
             table, taken = current_rows(self._store).table, set[int]()
             status = {} if table is None else _statuses(table)
             while not lacking:
@@ -90,13 +98,17 @@ class Kept:
                 chosen = [video for video in choose(listing, subset, bad) if video.id not in wanted]
                 if wanted and not chosen:
                     break
+                further = [] if wanted else beside(chosen, lost)
                 wanted |= {video.id for video in chosen}
-                for job in [job for part in self._plan(listing, chosen, taken) for job in part]:
+                self.chosen = wanted | {video.id for video in lost}
+                for job in [job for part in self._plan(listing, [*chosen, *further], taken) for job in part]:
                     taken.add(job.shard)
                     row = self._row(job, numbers)
                     if row is not None:
                         status[job.video.id] = row["status"]
                         self._lay(row, numbers[job.video.id], staging)
+                    elif (staged := row_in_staging(job)) is not None:
+                        status[job.video.id] = staged["status"]
                     elif not job.video.problem:
                         lacking[job.video.id] = job.video.file.path
                 if subset is None:

@@ -99,6 +99,7 @@ def prepare_downloaded(
                 source=folder / "source", name=name, dataset=dataset, subset=subset, workers=workers,
                 progress=progress, store_dir=store_dir, shard_videos=shard_videos, **settings,
             )  # fmt: skip
+            summary.skipped -= len(flow.made)  # `prepare` found them in staging, and they were made here
             shutil.rmtree(kept)
             with suppress(OSError):  # videos of other settings are still there
                 kept.parent.rmdir()
@@ -128,9 +129,11 @@ class _Flow:
         self._read = DATASETS.get(dataset)
         self._public, self._mirror = public, mirror
         self._subset, self._workers, self._progress = subset, workers, progress
+        self.made: set[str] = set()
 
     def run(self, kept: Kept, arrivals: Arrivals) -> None:
-        """Ends when all that the choice takes lies in the store's staging folder.
+        """Ends when all that the choice takes lies in the store's staging folder. `made` are then its videos that were
+        transcoded here.
 
         Raises DataError, EnvironmentProblem, ConfigError, OSError.
         """
@@ -148,6 +151,7 @@ class _Flow:
             again = [archive for archive in archives if archive.stand_for in lacking.values()]
             self._progress.say(f"{len(lacking)} videos were not kept: {len(again)} archives come again for them")
             self._work_through(again, archives[0], set(lacking), kept, arrivals)
+        self.made &= kept.chosen
         shutil.rmtree(self._look)
 
     def _archives(self, arriving: Path) -> Iterator[Archive]:
@@ -195,6 +199,7 @@ class _Flow:
                         if isinstance(result, Died):
                             kept.reject(job, result.reason)
                         feeder.done(job)
+                        self.made.add(job.video.id)
                         meter.update(place, f"{archive.file.name}: {done} of {len(jobs)} videos")
                 arrivals.forget(archive)
                 meter.update(place + 1)

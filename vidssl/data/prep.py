@@ -7,6 +7,7 @@
 4. Manifest, index and packet arrays are merged from all shards.
 
 Nothing that is finished is ever rewritten: a bigger subset adds shards, a changed file adds a row of a higher revision.
+Nothing finished is lost to a smaller choice either: videos of damaged shards are made again beside it (`lost.py`).
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ from .cluster_job import take_over
 from .datasets import DATASETS
 from .files import remove_temporaries
 from .lock import locked
-from .manifest import merge, write_meta
+from .lost import lost_videos
+from .manifest import merge, read_rows, write_meta
 from .prep_checks import cannot_write, check_same_settings, check_settings, meta_for, strangers
-from .prep_plan import PrepPlan, choose, make_plan, rounds
+from .prep_plan import PrepPlan, beside, choose, make_plan, rounds
 from .prep_summary import PrepSummary, begin_summary, estimate, held, sum_up
 from .prep_work import work
 from .schedulers import check_cluster
+from .shards import MAX_SHARD_VIDEOS
 from .sources import Listing, split_sizes
 from .subset_lists import write_lists
 from .work import NotWritten
@@ -98,7 +101,9 @@ def prepare(
     summary.strangers = strangers(store, listing)
     if dry_run:
         summary.dry_run = True
-        plan = make_plan(store, meta, listing, chosen, threads=workers, shard_videos=shard_videos)
+        wanted = [*chosen, *beside(chosen, lost_videos(store, listing))]
+        plan = make_plan(store, meta, listing, wanted, threads=workers, shard_videos=shard_videos)
+        summary.videos, summary.beside = len(wanted), len(wanted) - len(chosen)
         estimate(plan, summary, workers, progress)
         summary.seconds = time.monotonic() - begun
         return summary
@@ -106,24 +111,35 @@ def prepare(
         store.mkdir(parents=True, exist_ok=True)
         with locked(store), terminable():
             remove_temporaries(store)
-            for folder in ("shards", "staging"):
-                (store / folder).mkdir(exist_ok=True)
-                remove_temporaries(store / folder)
+            (store / "shards").mkdir(exist_ok=True)
             take_over(store)
+            lost = lost_videos(store, listing)
+            if lost:
+                progress.say(f"{len(lost)} videos of damaged or lost shards are made again in their old places")
+            (store / "staging").mkdir(exist_ok=True)
+            for folder in ("shards", "staging"):
+                remove_temporaries(store / folder)
+            staged, found = _staged(store), 0
             plans: list[PrepPlan] = []
-            for plan in rounds(store, meta, listing, subset, threads=workers, shard_videos=shard_videos):
+            for plan in rounds(store, meta, listing, subset, lost, threads=workers, shard_videos=shard_videos):
                 if not (store / "store.json").exists():
                     write_meta(store, plan.meta)  # later class names come with the index that uses them, in the merge
                 # A further round has few videos, in place of damaged ones: not worth another wait in the queue.
                 if cluster is None or (plans and len(plan.jobs) <= 1):
-                    work(store, plan, workers, progress)
+                    found += work(store, plan, workers, progress)
                 else:
-                    work_on_cluster(store, plan, cluster, job_workers, progress, jobs=jobs, slurm=slurm)
+                    found += work_on_cluster(store, plan, cluster, job_workers, progress, jobs=jobs, slurm=slurm)
                 plans.append(plan)
+            if staged > found:
+                progress.say(
+                    f"{staged - found} videos that an earlier prep had finished, or a repair kept, were not used: this "
+                    "choice does not take them, or nothing tells that their sources are still the same"
+                )
             # NFS keeps what a process still holds open; the next prep takes that away
             shutil.rmtree(store / "staging", ignore_errors=True)
             manifest = merge(store, plans[-1].meta)
-            write_lists(store, listing, subset)
+            for gone in write_lists(store, listing, subset):
+                progress.say(f"{gone} is gone: the store does not hold so many training videos any more")
             if beton is not None:
                 beton.write(store, progress)
     except NotWritten as error:
@@ -133,7 +149,7 @@ def prepare(
     except KeyboardInterrupt:
         progress.say("stopped. What is finished is kept: the same command goes on from here.")
         raise
-    sum_up(summary, plans, manifest, store, listing, subset)
+    sum_up(summary, plans, found, manifest, store, listing, subset)
     summary.splits = split_sizes(listing.videos, held(manifest))
     summary.seconds = time.monotonic() - begun
     if not summary.ok:
@@ -143,6 +159,14 @@ def prepare(
             "gives the reason for each. Check the download, or give another --source."
         )
     return summary
+
+
+def _staged(store: Path) -> int:
+    """How many finished videos lie in staging that no whole shard has."""
+    numbers = [int(row.stem) for row in (store / "staging").glob("*.json")]
+    shards = {number // MAX_SHARD_VIDEOS for number in numbers}
+    whole = {shard for shard in shards if read_rows(store, shard) is not None}
+    return sum(number // MAX_SHARD_VIDEOS not in whole for number in numbers)
 
 
 def _ffcv_writer() -> ModuleType:

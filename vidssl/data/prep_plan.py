@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError
 from .archives import stream
-from .manifest import Rows, current_rows, label_names, read_table, shard_numbers
+from .lost import lost_rows
+from .manifest import Rows, current_rows, label_names
 from .picture import Recipe
 from .seen import Seen, look_at, read_seen, write_seen
 from .shards import MAX_SHARD_VIDEOS
@@ -27,12 +28,16 @@ _DESCRIBED = ("label", "split")  # and what begins so: where any of them differs
 
 @dataclass
 class PrepPlan:
-    """`jobs` by shard, in the order in which they are done; `skipped` chosen videos are done already."""
+    """`jobs` by shard, in the order in which they are done; `skipped` chosen videos are done already.
+
+    `beside` are ids of those of `chosen` that nobody chose: their shards are damaged or lost (`lost.py`).
+    """
 
     meta: StoreMeta
     chosen: list[SourceVideo]
     jobs: list[list[Job]]
     skipped: int
+    beside: Set[str] = frozenset()
 
 
 def choose(listing: Listing, subset: int | None, without: Set[str] = frozenset()) -> list[SourceVideo]:
@@ -67,13 +72,21 @@ def choose(listing: Listing, subset: int | None, without: Set[str] = frozenset()
 
 
 def rounds(
-    store: Path, meta: StoreMeta, listing: Listing, subset: int | None, *, threads: int, shard_videos: int
+    store: Path,
+    meta: StoreMeta,
+    listing: Listing,
+    subset: int | None,
+    lost: list[SourceVideo],
+    *,
+    threads: int,
+    shard_videos: int,
 ) -> Iterator[PrepPlan]:
     """Plans to be worked off one after the other.
 
-    The first is over what `choose` gives. Where videos of a subset turn out to be damaged, the next of their class
-    take their places in a further one, until the subset is full: so a store of 10k and one of 50k have the same first
-    10k videos. Which plans come is the same however often the work was broken off between.
+    The first is over what `choose` gives and what is `lost` (`lost.lost_videos`). Where videos of a subset turn out to
+    be damaged, the next of their class take their places in a further one, until the subset is full: so a store of 10k
+    and one of 50k have the same first 10k videos. Which plans come is the same however often the work was broken off
+    between.
     """
     wanted: set[str] = set()
     kept_out: set[str] = set()
@@ -81,8 +94,10 @@ def rounds(
         chosen = [video for video in choose(listing, subset, kept_out) if video.id not in wanted]
         if wanted and not chosen:
             return
+        further = [] if wanted else beside(chosen, lost)
         wanted |= {video.id for video in chosen}
-        plan = make_plan(store, meta, listing, chosen, threads=threads, shard_videos=shard_videos)
+        plan = make_plan(store, meta, listing, [*chosen, *further], threads=threads, shard_videos=shard_videos)
+        plan.beside = {video.id for video in further}
         jobs = [job for part in plan.jobs for job in part]
         looks = look_at((job.video.file, job.revision) for job in jobs)
         write_seen(store, zip((job.video.id for job in jobs), looks, strict=True))
@@ -90,6 +105,12 @@ def rounds(
         if subset is None:
             return
         kept_out |= wanted & _not_ok(store)
+
+
+def beside(chosen: list[SourceVideo], lost: list[SourceVideo]) -> list[SourceVideo]:
+    """What is lost and not chosen."""
+    ids = {video.id for video in chosen}
+    return [video for video in lost if video.id not in ids]
 
 
 def _not_ok(store: Path) -> set[str]:
@@ -126,7 +147,12 @@ def make_plan(
     answers = done.have(chosen, threads)
     to_do = [video for video, has in zip(chosen, answers, strict=True) if not has]
     to_do.sort(key=lambda video: (video_key(video.id), video.id))
-    places = _lost_places(store, rows, to_do, done)
+    lost = lost_rows(store, rows)
+    places = {
+        video.id: (lost[video.id].shard, lost[video.id].number, lost[video.id].revision)
+        for video in to_do
+        if video.id in lost
+    }
     not_free = {*rows.shards, *taken, *(shard for shard, _, _ in places.values())}
     # The number of a shard that was never finished is free: the same videos come into it again.
     free = (shard for shard in range(10**6) if shard not in not_free)
@@ -141,27 +167,6 @@ def make_plan(
         shard, number, revision = places[video.id]
         parts.setdefault(shard, []).append(Job(number, shard, video, revision, staging, recipe))
     return PrepPlan(meta, chosen, list(parts.values()), len(chosen) - len(to_do))
-
-
-def _lost_places(store: Path, rows: Rows, to_do: list[SourceVideo], done: _Done) -> dict[str, tuple[int, int, int]]:
-    """Shard, number and revision of videos whose shard is damaged or lost and whose table still says where they were.
-
-    In their old places they make the same shard again, however the store has grown since.
-    """
-    wanted = {video.id: done.next_revision(video) for video in to_do}
-    places = {}
-    for shard in shard_numbers(store):
-        if shard in rows.shards:
-            continue
-        try:
-            table, _ = read_table(store, shard)
-        except DataError:
-            continue
-        columns = (table[name].to_pylist() for name in ("path", "number", "revision"))
-        for path, number, revision in zip(*columns, strict=True):
-            if revision >= wanted.get(path, revision + 1):
-                places[path] = shard, number, revision
-    return places
 
 
 class _Done:

@@ -30,15 +30,16 @@ _SHOWN_NOTES = 10
 class PrepSummary:
     """What prep did. `videos` are the chosen source files; ok, damaged and rejected add up to it.
 
-    `skipped` of them were done before. `ignored` files are no videos by name, `unlisted` ones are in no table, `unused`
-    ones are left alone for a reason. `missing` videos are named by the tables and not in the source; those that have a
-    row of the manifest are among the rejected ones too. `classes` are those of the chosen videos, and `parts` says how
-    many of these are for training and for testing ("train", "test", "" where nothing says). `strangers` are usable
-    videos that the store holds and the source does not name. `subset` says how the asked subset came out
-    (`subset_report`). `bytes` are those of the shards on disk. Where the source has several official splits, `splits`
-    says of each how many videos of its parts the store holds and the source names: {"2": {"train": [held, named],
-    "test": [held, named]}}. A dry run has the counts of what would be done and its estimates instead, and its subset as
-    if every file were sound.
+    `beside` of them were not chosen, but stood in damaged or lost shards and were made again; `subset` does not count
+    them. `skipped` were done before, by an earlier prep or one that was broken off. `ignored` files are no videos by
+    name, `unlisted` ones are in no table, `unused` ones are left alone for a reason. `missing` videos are named by the
+    tables and not in the source; those that have a row of the manifest are among the rejected ones too. `classes` are
+    those of the chosen videos, and `parts` says how many of these are for training and for testing ("train", "test", ""
+    where nothing says). `strangers` are usable videos that the store holds and the source does not name. `subset` says
+    how the asked subset came out (`subset_report`). `bytes` are those of the shards on disk. Where the source has
+    several official splits, `splits` says of each how many videos of its parts the store holds and the source names:
+    {"2": {"train": [held, named], "test": [held, named]}}. A dry run has the counts of what would be done and its
+    estimates instead, and its subset as if every file were sound.
     """
 
     videos: int = 0
@@ -46,6 +47,7 @@ class PrepSummary:
     damaged: int = 0
     rejected: int = 0
     skipped: int = 0
+    beside: int = 0
     ignored: int = 0
     unlisted: list[str] = field(default_factory=list)
     unused: dict[str, int] = field(default_factory=dict)
@@ -92,6 +94,8 @@ class PrepSummary:
                 lines.append(f"subset {size_name(size)} is not full: only {videos:,} of its videos can be used")
             if self.subset["missing"]:
                 lines.append(f"{self.subset['missing']:,} of its videos are missing: the next of their class are taken")
+        if self.beside:
+            lines.append(f"beside the choice, because their shards were damaged or lost: {self.beside:,} videos")
         where = f" (all: {Path(self.store) / 'missing.txt'})" if not self.dry_run else ""
         if self.missing:
             lines.append(f"named by the tables and missing: {self.missing:,} videos{where}")
@@ -167,15 +171,23 @@ def estimate(plan: PrepPlan, summary: PrepSummary, workers: int, progress: Repor
 
 
 def sum_up(
-    summary: PrepSummary, plans: list[PrepPlan], manifest: pa.Table, store: Path, listing: Listing, subset: int | None
+    summary: PrepSummary,
+    plans: list[PrepPlan],
+    found: int,
+    manifest: pa.Table,
+    store: Path,
+    listing: Listing,
+    subset: int | None,
 ) -> None:
     """Fills in what became of the videos of all plans.
 
     Args:
+        found: how many of their jobs were done already, in staging.
         listing: the whole source.
         subset: as asked for.
     """
-    chosen = {video.id for plan in plans for video in plan.chosen}
+    taken = {video.id for plan in plans for video in plan.chosen if video.id not in plan.beside}
+    chosen = taken.union(*(plan.beside for plan in plans))
     columns = (manifest[name].to_pylist() for name in ("path", "status", "reason", "frames"))
     for path, status, reason, frames in zip(*columns, strict=True):
         if path in chosen:
@@ -184,12 +196,12 @@ def sum_up(
                 summary.frames += frames
             else:
                 summary.reasons[_without_numbers(reason)] += 1
-    summary.videos = len(chosen)
-    summary.skipped = sum(plan.skipped for plan in plans)
+    summary.videos, summary.beside = len(chosen), len(chosen) - len(taken)
+    summary.skipped = len(chosen) - sum(len(part) for plan in plans for part in plan.jobs) + found
     summary.bytes = sum(file.stat().st_size for file in (store / "shards").glob("*.tar"))
     if subset is not None:
         training = {video.id for video in training_part(listing)[0]}
-        summary.subset = subset_report(listing, chosen & training & held(manifest), subset)
+        summary.subset = subset_report(listing, taken & training & held(manifest), subset)
 
 
 def held(manifest: pa.Table) -> set[str]:

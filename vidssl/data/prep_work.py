@@ -14,10 +14,10 @@ from .pool import Died, WorkerPool
 from .prep_plan import PrepPlan
 from .shards import assemble, stage, staged_row, unstage
 from .transcode import Transcoded
-from .work import Job, finished, new_row, process, readable_sha256, source_sha256
+from .work import Job, finished, new_row, process, readable_sha256, row_in_staging, source_sha256
 
 
-def work(store: Path, plan: PrepPlan, workers: int, progress: Reporter, assembled: bool = True) -> None:
+def work(store: Path, plan: PrepPlan, workers: int, progress: Reporter, assembled: bool = True) -> int:
     """Does the jobs. Shards are assembled as soon as all of their videos are there, in whatever order that happens:
     which video comes where is in the plan.
 
@@ -26,6 +26,9 @@ def work(store: Path, plan: PrepPlan, workers: int, progress: Reporter, assemble
 
     Args:
         assembled: False leaves all videos in staging, for a plan that holds only some of its shards' videos.
+
+    Returns:
+        how many of the jobs were done already: their videos lay in staging.
     """
     shards = _Shards(store, plan, assembled)
     remove_copies(store / "staging")
@@ -46,6 +49,7 @@ def work(store: Path, plan: PrepPlan, workers: int, progress: Reporter, assemble
             shards.is_done(job)
             bad = ", ".join(f"{counts[status]} {status}" for status in ("damaged", "rejected") if counts[status])
             meter.update(plan.skipped + shards.done, bad)
+    return shards.found
 
 
 class _Shards:
@@ -55,14 +59,13 @@ class _Shards:
         self._store, self._assembled = store, assembled
         self._numbers = {part[0].shard: [job.number for job in part] for part in plan.jobs}
         self._waiting = {shard: len(numbers) for shard, numbers in self._numbers.items()}
-        self.done = 0
+        self.done = self.found = 0
 
     def not_staged(self, jobs: Iterable[Job]) -> Iterator[Job]:
         """Jobs not found in staging; those that are found count at once."""
         for job in jobs:
-            row = staged_row(Path(job.staging), job.number)
-            expected = new_row(job.number, job.video, job.revision)
-            if row is not None and {key: row.get(key) for key in expected} == expected:
+            if row_in_staging(job) is not None:
+                self.found += 1
                 self.is_done(job)
             else:
                 unstage(Path(job.staging), job.number)

@@ -66,16 +66,21 @@ def subset_report(listing: Listing, taken: Set[str], size: int) -> dict[str, Any
     return report
 
 
-def write_lists(store: Path, listing: Listing, subset: int | None) -> None:
-    """Writes the lists of a merged store, as far as they change. They follow from its index and the source alone."""
+def write_lists(store: Path, listing: Listing, subset: int | None) -> list[str]:
+    """Writes the lists of a merged store, as far as they change. They follow from its index and the source alone.
+
+    Returns:
+        subset lists that went away, because the store cannot fill them any more.
+    """
     ids, order = _stored(store)
     (store / _FOLDER).mkdir(exist_ok=True)
     remove_temporaries(store / _FOLDER)
     sizes = {size for size in STANDARD_SIZES if size <= len(order)}
     before = _sizes_there(store)
     sizes |= {size for size in (*before, subset) if size is not None and size <= len(order)}
-    for size in before - sizes:  # videos went away, and the store cannot fill it any more
-        (store / _FOLDER / f"{size_name(size)}.txt").unlink()
+    gone = [f"{_FOLDER}/{size_name(size)}.txt" for size in sorted(before - sizes)]
+    for name in gone:
+        (store / name).unlink()
     for size in sorted(sizes):
         _write(store / _FOLDER / f"{size_name(size)}.txt", [ids[row] for row in order[:size]])
     if not any((store / _FOLDER).iterdir()):
@@ -87,6 +92,7 @@ def write_lists(store: Path, listing: Listing, subset: int | None) -> None:
             _write(store / f"{name}.txt", names)
         else:
             (store / f"{name}.txt").unlink(missing_ok=True)
+    return gone
 
 
 def subset_hashes(store: Path) -> dict[str, dict[str, Any]]:

@@ -23,11 +23,12 @@ import pyarrow.parquet as pq
 from ..engine.progress import Reporter
 from ..errors import ConfigError, DataError
 from .lock import locked, unchanging
+from .lost import lost_rows
 from .manifest import PACKETS, current_rows, merged, packets_by_shard, read_table, shard_numbers
 from .store import StoreMeta, read_meta
 from .subset import parse_size
 from .subset_lists import read_list, rows_in_order
-from .verify_shard import check_shard, put_back
+from .verify_shard import check_shard, is_staged, put_back
 
 _NAMED = 5  # problems of a file that are shown
 
@@ -36,8 +37,8 @@ _NAMED = 5  # problems of a file that are shown
 class Verification:
     """What `verify` saw. `problems` are by file, relative to the store, in words; empty where all is well.
 
-    `videos` and `bytes` are those that were read from the shards. `put_back` counts source files that the next prep
-    does again, after a repair.
+    `videos` and `bytes` are those that were read from the shards. After a repair `put_back` counts source files that
+    the next prep does again: rows of shards that are not whole, less what lies in staging for it.
     """
 
     store: str
@@ -115,9 +116,12 @@ def verify(store: Path, progress: Reporter | None = None, repair: bool = False) 
             beton = import_beton("checking a store of format ffcv")
             for problem in beton.damage(store):
                 found.add(beton.FILE, problem)
-        for shard in numbers if repair else []:
-            if f"shards/{shard:06d}.tar" in found.problems:
-                found.put_back += put_back(store, shard, meta.gop)
+        if repair:
+            for shard in numbers:
+                if f"shards/{shard:06d}.tar" in found.problems:
+                    put_back(store, shard, meta.gop)
+            lost = lost_rows(store, current_rows(store)).values()
+            found.put_back = sum(not is_staged(store, row) for row in lost)
     found.seconds = time.monotonic() - begun
     return found
 

@@ -19,9 +19,10 @@ import pyarrow.compute as pc
 
 from ..errors import DataError
 from .encode import packet_table
+from .lost import LostRow
 from .manifest import read_table
 from .seen import read_seen
-from .shards import BLOCK, description, header, stage
+from .shards import BLOCK, description, header, stage, staged_row
 
 _ROWS_AT_ONCE = 64  # packets as Python numbers take a hundred times their bytes
 
@@ -69,8 +70,8 @@ def check_shard(store: Path, shard: int, gop: int, each: Callable[[], None]) -> 
     return seen
 
 
-def put_back(store: Path, shard: int, gop: int) -> int:
-    """Puts the bad videos of a shard back among those to be done. Returns how many they are.
+def put_back(store: Path, shard: int, gop: int) -> None:
+    """Puts the bad videos of a shard back among those to be done.
 
     Its good videos go to staging and its tar goes away: the next prep finds them there, does the others, and makes the
     same shard again, as its table says. (Where it is not known when their sources were last changed, it does them all.)
@@ -78,22 +79,27 @@ def put_back(store: Path, shard: int, gop: int) -> int:
     staging, seen = store / "staging", read_seen(store)
     staging.mkdir(exist_ok=True)
     table, _ = read_table(store, shard)
-    kept = 0
 
     def keep(row: dict[str, Any], data: bytes | None) -> None:
-        when = {"mtime_ns": seen[row["path"]].mtime_ns} if row["path"] in seen else {}
+        look = seen.get(row["path"])
+        when = {"mtime_ns": look.mtime_ns} if look is not None and look.revision == row["revision"] else {}
         stage(staging, {key: value for key, value in row.items() if key != "shard"} | when, data)
 
     for row in _rows(table.filter(pc.not_equal(table["status"], pa.scalar("ok")))):
         keep(row, None)
-        kept += 1
     with suppress(FileNotFoundError), (store / "shards" / f"{shard:06d}.tar").open("rb") as tar:
         for row, data, problem in _members(tar, table, gop):
             if not problem:
                 keep(row, data)
-                kept += 1
     (store / "shards" / f"{shard:06d}.tar").unlink(missing_ok=True)
-    return table.num_rows - kept
+
+
+def is_staged(store: Path, row: LostRow) -> bool:
+    """Whether a video lies in staging such that the next prep takes it, if its source is what it was."""
+    staged = staged_row(store / "staging", row.number)
+    if staged is None or "mtime_ns" not in staged:
+        return False
+    return (staged["path"], staged["revision"]) == (row.path, row.revision)
 
 
 def _members(tar: IO[bytes], table: pa.Table, gop: int) -> Iterator[tuple[dict[str, Any], bytes, str]]:

@@ -21,7 +21,7 @@ from ..errors import DataError
 from .archive_formats import is_damage
 from .archives import open_member, stream
 from .picture import Recipe
-from .shards import stage
+from .shards import stage, staged_row
 from .sources import SourceFile, SourceVideo
 from .transcode import Transcoded, transcode
 
@@ -66,6 +66,12 @@ def new_row(number: int, video: SourceVideo, revision: int) -> dict[str, Any]:
         "path": video.id, "id": video.id, "label": video.label, "split": video.split, **labels, **splits,
         "bytes": size, "mtime_ns": mtime_ns, "number": number, "revision": revision,
     }  # fmt: skip
+
+
+def row_in_staging(job: Job) -> dict[str, Any] | None:
+    """The row of a job whose video lies in staging, whole and of the source as it is now; else None."""
+    row, expected = staged_row(Path(job.staging), job.number), new_row(job.number, job.video, job.revision)
+    return row if row is not None and {key: row.get(key) for key in expected} == expected else None
 
 
 def file_sha256(file: Path) -> str:
