@@ -140,17 +140,17 @@ def peak_memory(originals: list[Path], count: int, folder: Path) -> dict[str, fl
     source.mkdir()
     for number, original in enumerate(islice(cycle(originals), count)):
         os.link(original, source / f"{number:06d}{original.suffix}")
-    command = [*PREP, "--source", str(source)]
+    command, home = [*PREP, "--source", str(source)], folder / f"home_{count}"
     main, workers, begun = 0, 0, time.monotonic()
     with tempfile.TemporaryFile() as output:
-        running = subprocess.Popen(command, env=_environment(folder / "home"), stdout=output, stderr=output)
+        running = subprocess.Popen(command, env=_environment(home), stdout=output, stderr=output)
         while running.poll() is None:
             main = max(main, _peak_kib(running.pid))
             workers = max([workers, *map(_peak_kib, _children(running.pid))])
             time.sleep(0.02)
     if running.returncode:
         raise SystemExit(f"prep ended with {running.returncode}")
-    shutil.rmtree(folder / "home")
+    shutil.rmtree(home)
     seconds = round(time.monotonic() - begun, 1)
     return {"videos": count, "main_mib": round(main / 1024, 1), "worker_mib": round(workers / 1024, 1), "s": seconds}
 
