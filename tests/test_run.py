@@ -102,6 +102,7 @@ def test_summary_has_every_number(finished):
     assert summary["evals"]["finetune"]["chance"] == pytest.approx(1 / 3)
     assert 0 < pretrain["test_extended_clips"] <= pretrain["test_clips"] == 3 * 2, "three test videos, each twice"
     assert f"pretrain: {100 * pretrain['extended_clips'] / pretrain['clips']:.0f} % of the clips" in done.stderr
+    assert "needs up to 129 frames; 0 of 9 videos have as many" in done.stderr, "said before the training as well"
     assert f"pretext test: {100 * pretrain['test_extended_clips'] / 6:.0f} % of the clips" in done.stderr
     assert "no number of the paper" in done.stdout
     for name in ("spec.toml", "environment.json", "measured.json", "log.jsonl", "model.safetensors", "pretrain.png"):

@@ -114,8 +114,7 @@ def run(
         resolved = resolve(request, reporter)
         with torch.device("meta"):  # what the run would refuse, without the cost of weights
             built = build_task(resolved.spec, None)
-        check_pretraining(built, resolved, processes().num_processes)
-        for note in resolved.notes:
+        for note in [*resolved.notes, *check_pretraining(built, resolved, processes().num_processes)]:
             reporter.say(note)
         print(tomli_w.dumps(to_dict(resolved.spec)).rstrip())
         return

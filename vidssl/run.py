@@ -22,6 +22,7 @@ from .backbones.weights import load_weights
 from .data import catalog
 from .data.decode import open_decoder
 from .data.decode.base import Decoder
+from .data.plan import uniforms
 from .data.store import Store
 from .engine.progress import Reporter
 from .engine.runs import RunDirectory, write_atomic
@@ -96,7 +97,8 @@ def execute(request: Mapping[str, Any], out: Path | None, reporter: Reporter) ->
     if stored is None:
         resolved.spec, figures = measure(resolved, accelerator, reporter)
     task = build_task(resolved.spec, resolved.initial)
-    check_pretraining(task, resolved, processes().num_processes)
+    for note in check_pretraining(task, resolved, processes().num_processes):
+        reporter.say(note)
     if stored is None:
         run.begin(to_dict(resolved.spec), identity(request, resolved), figures, task.augmentation_in_use())
     reporter.say(f"run: {run.path}")
@@ -106,8 +108,11 @@ def execute(request: Mapping[str, Any], out: Path | None, reporter: Reporter) ->
     return summary
 
 
-def check_pretraining(task: Task, resolved: Resolved, world: int) -> None:
-    """Raises ConfigError or DataError where the task cannot be trained or tested on these data in these steps."""
+def check_pretraining(task: Task, resolved: Resolved, world: int) -> list[str]:
+    """What the user should read before the training of this task on these data.
+
+    Raises ConfigError or DataError where it cannot be trained or tested on them in these steps.
+    """
     spec, source = resolved.spec, resolved.source
     assert source is not None
     rows = usable_rows(task, source, catalog.training_rows(source, spec.data.subset), "training")
@@ -115,6 +120,22 @@ def check_pretraining(task: Task, resolved: Resolved, world: int) -> None:
     batch = min(spec.pretrain.batch, len(rows))
     task.check_data(len(rows), batch)
     require_whole_steps("pretrain", task, batch, spec.engine.micro_batch, world)
+    return short_videos_note(task, source, rows, spec) if spec.pretrain.epochs else []
+
+
+def short_videos_note(task: Task, store: Store, rows: np.ndarray, spec: RunSpec) -> list[str]:
+    """For what share of the first epoch's clips the video is too short; nothing is decoded."""
+    request, frames = task.request(), store.frames[rows]
+    drawn = task.draw(uniforms(spec.seed, 0, store.keys[rows], request.num_uniforms), frames)
+    share = 0.0 if drawn.extended is None else drawn.extended.mean()
+    if not share:
+        return []
+    policy = spec.task.options.get("short_videos", "the task's own")
+    return [
+        f"pretrain: {100 * share:.0f} % of the first epoch's clips will be of videos too short for them (short_videos: "
+        f"{policy}). {task.name} needs up to {request.min_frames} frames; {(frames >= request.min_frames).sum()} of "
+        f"{len(frames)} videos have as many."
+    ]
 
 
 def usable_rows(task: Task, store: Store, rows: np.ndarray, split: str) -> np.ndarray:

@@ -338,6 +338,8 @@ def test_picture_names_each_interval():
     [
         ({"queue": -1}, "benchmark has 500"),
         ({"temperature": 0.0}, "0.07"),
+        ({"temperature": float("nan")}, "not finite"),
+        ({"queu": 5}, "Did you mean 'task.queue'"),
         ({"momentum": 1.0}, "0.999"),
         ({"stride": 0}, "1 and more"),
         ({"apart": 0}, "original has 4"),

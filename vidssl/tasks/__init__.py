@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..registry import Registry
+from ..spec import Named, complete_options, dataclass_options
 
 if TYPE_CHECKING:
     from ..backbones.base import Backbone
@@ -30,8 +31,12 @@ def list_tasks() -> list[str]:
 
 
 def create_task(name: str, backbone: Backbone, clip: ClipSpec | None = None, **options: Any) -> Task:
-    """Builds a task around a backbone. Options are the fields of its `Args`."""
+    """Builds a task around a backbone. Options are the fields of its `Args`.
+
+    Raises ConfigError on a name or an option that is not there, with the nearest that is, and on an illegal value.
+    """
     from .base import ClipSpec
 
     task = TASKS.get(name)
+    options = complete_options(Named(name, options), dataclass_options(task.Args), "task").options
     return task(backbone, clip or ClipSpec(), task.Args(**options))
