@@ -7,9 +7,10 @@ import pytest
 from vidssl.engine.optim import check_warmup, learning_rate
 from vidssl.engine.progress import Reporter
 from vidssl.errors import ConfigError
+from vidssl.options import Named
 from vidssl.presets import paper_preset, small_preset
 from vidssl.resolve import check_augmentation, check_levels, resolve
-from vidssl.spec import Named, StageSpec
+from vidssl.spec import StageSpec
 from vidssl.tasks import TASKS
 from vidssl.tasks.vcop import VCOPArgs
 

@@ -10,17 +10,8 @@ import pytest
 import tomli_w
 
 from vidssl.errors import ConfigError
-from vidssl.spec import (
-    Named,
-    RunSpec,
-    complete_options,
-    dataclass_options,
-    differences,
-    from_dict,
-    override,
-    parse_override,
-    to_dict,
-)
+from vidssl.options import Named, complete_options, dataclass_options
+from vidssl.spec import RunSpec, differences, from_dict, override, parse_override, to_dict
 
 
 def test_round_trip_through_toml():

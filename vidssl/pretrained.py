@@ -13,8 +13,9 @@ from .backbones.weights import Loaded, load_weights
 from .engine.runs import RunDirectory
 from .errors import ConfigError, RunError
 from .home import runs_dir
+from .options import complete_options, signature_options
 from .resolve import read_weights
-from .spec import RunSpec, complete_options, from_dict, override, signature_options
+from .spec import RunSpec, from_dict, override
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ from .engine.setup import faster_layout, resolve_engine
 from .errors import ConfigError, RunError
 from .evals.protocols import with_protocol
 from .evals.suite import check_evaluations
-from .spec import Named, RunSpec, complete_options, dataclass_options, override, signature_options
+from .options import Named, complete_options, dataclass_options, signature_options
+from .spec import RunSpec, override
 from .tasks import TASKS
 from .tasks.base import ClipSpec
 from .transforms.augment import AugmentationArgs

@@ -7,22 +7,14 @@ where it does not (design sheet: pretext tasks 1.1 and 7). "auto" is resolved be
 
 from __future__ import annotations
 
-import inspect
-import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, get_type_hints
 
 from .errors import ConfigError, unknown_name
-
-
-@dataclass(frozen=True)
-class Named:
-    """A name and the options of what it names."""
-
-    name: str
-    options: dict[str, Any] = field(default_factory=dict)
+from .legal import check_value
+from .options import Named
 
 
 @dataclass(frozen=True)
@@ -186,53 +178,6 @@ class RunSpec:
     seed: int = 0
 
 
-_CHOICES = {
-    "optimizer": ("sgd", "adamw"),
-    "schedule": ("cosine", "constant", "steps"),
-    "protocol": ("paper", "vcop", "prp", "rspnet", "ctp"),
-    "crop": ("centre", "random", "resized"),
-    "average": ("softmax", "logits"),
-    "feature": ("pooled", "map"),
-    "noise_table": ("video", "imagenet-c"),
-    "cka_modules": ("blocks", "leaves", "all"),
-    "precision": ("auto", "fp32", "bf16"),
-    "compile": ("auto", "on", "off"),
-    "layout": ("auto", "channels_last", "contiguous"),
-    "batch_norm": ("synced", "local"),
-    "preset": ("auto", "paper", "small"),
-}
-_ITEMS: dict[str, tuple[Any, ...]] = {
-    "noise_kinds": ("gaussian", "shot", "impulse", "speckle"),
-    "noise_severities": (1, 2, 3, 4, 5),
-}
-_NOT_EMPTY = ("noise_kinds", "noise_severities", "ks")
-_AT_LEAST = {
-    "epochs": 0,
-    "batch": 1,
-    "clips": 1,
-    "frames": 1,
-    "size": 16,
-    "pretext_repeats": 1,
-    "stride": 1,
-    "seeds": 1,
-    "seed": 0,
-    "weight_decay": 0.0,
-    "linear_weight_decay": 0.0,
-    "cka_batch": 4,
-    "cka_videos": 4,
-    "every": 0,
-    "micro_batch": 0,
-    "checkpoint_every": 0,
-    "log_every": 0,
-    "decode_threads": 0,
-    "videos": 2,
-    "prefetch": 1,
-    "lr": 0.0,
-    "warmup_epochs": 0.0,
-    "clip_gradient": 0.0,  # a norm below zero would turn the gradient round
-}
-
-
 def to_dict(spec: Any) -> dict[str, Any]:
     """Plain nested dict; the options of a `Named` stand beside its name."""
     out: dict[str, Any] = {}
@@ -274,48 +219,6 @@ def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
     return cls(**arguments)
 
 
-def check_value(key: str, value: Any, kind: Any) -> Any:
-    """The value as the field's type, or ConfigError saying what is legal."""
-    name = key.rpartition(".")[2]
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    # before any bound is looked at: a comparison with nan is false
-    for each in value if isinstance(value, list | tuple) else [value]:
-        if isinstance(each, float) and not math.isfinite(each):
-            raise ConfigError(f"{key} = {value} is not finite; legal: numbers, neither inf nor nan.")
-    plain = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-    if kind in plain and (not isinstance(value, kind) or (kind is not bool and isinstance(value, bool))):
-        raise ConfigError(f"{key} = {value!r} is not {plain[kind]}. Example: --set {key}={_example(kind)}")
-    if get_origin(kind) is tuple:
-        count = len(get_args(kind))
-        numbers = isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value)
-        if not numbers or len(value) != count:
-            raise ConfigError(
-                f"{key} = {value!r} is not a list of {count} numbers. Example: --set {key}={[0.1] * count}"
-            )
-    if get_origin(kind) is list:
-        (item,) = get_args(kind)
-        if not isinstance(value, list) or not all(type(each) is item for each in value):
-            raise ConfigError(f"{key} = {value!r} is not a list of {plain[item].partition(' ')[2]}s.")
-        legal = _ITEMS.get(name, ())
-        for each in value:
-            if legal and each not in legal:
-                raise unknown_name(f"value in {key}:", str(each), [str(one) for one in legal])
-        if name in _NOT_EMPTY and not value:
-            raise ConfigError(f"{key} is an empty list; it needs one value at least.")
-    if key.startswith(("task.", "backbone.")):
-        return value  # an option that is called like a field of ours; what is legal its own class says
-    if name in _CHOICES and value not in _CHOICES[name]:
-        raise unknown_name(f"value of {key}:", value, _CHOICES[name])
-    if name in _AT_LEAST and value < _AT_LEAST[name]:
-        raise ConfigError(f"{key} = {value} is too small; legal: {_AT_LEAST[name]} or more.")
-    return value
-
-
-def _example(kind: type) -> str:
-    return {int: "8", float: "0.01", str: "name", bool: "true"}[kind]
-
-
 def parse_override(text: str) -> tuple[str, Any]:
     """ "section.key=value" -> (key, value). The value is read as TOML; what is no TOML is a text."""
     key, equals, raw = text.partition("=")
@@ -349,33 +252,6 @@ def _all_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
     for key, value in values.items():
         keys += _all_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
     return keys
-
-
-Options = dict[str, tuple[Any, Any]]
-"""name -> (type, default) of what a task or a backbone can be told."""
-
-
-def dataclass_options(args: type) -> Options:
-    """The options that an `Args` dataclass declares."""
-    hints, defaults = get_type_hints(args), asdict(args())
-    return {name: (hints[name], default) for name, default in defaults.items()}
-
-
-def signature_options(cls: type) -> Options:
-    """The options that a constructor takes by keyword."""
-    hints = get_type_hints(cls.__init__)  # type: ignore[misc]
-    parameters = inspect.signature(cls).parameters
-    return {name: (hints.get(name, Any), item.default) for name, item in parameters.items()}
-
-
-def complete_options(named: Named, options: Options, kind: str) -> Named:
-    """All options, given ones checked, others at their defaults. Raises ConfigError on an unknown or illegal one."""
-    done = {key: default for key, (_, default) in options.items()}
-    for key, value in named.options.items():
-        if key not in options:
-            raise unknown_name("key", f"{kind}.{key}", [f"{kind}.{name}" for name in options])
-        done[key] = check_value(f"{kind}.{key}", value, options[key][0])
-    return replace(named, options=done)
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..options import Named, complete_options, signature_options
 from ..registry import Registry
-from ..spec import Named, complete_options, signature_options
 
 if TYPE_CHECKING:
     from .base import Backbone

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..data import catalog
 from ..home import runs_dir
-from ..spec import dataclass_options
+from ..options import dataclass_options
 
 
 def task_rows() -> list[dict[str, Any]]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from ..backbones import BACKBONES
 from ..data.catalog import split_of
-from ..spec import EvalSpec, RunSpec, dataclass_options, signature_options
+from ..options import dataclass_options, signature_options
+from ..spec import EvalSpec, RunSpec
 from ..tasks import TASKS
 
 _COLUMNS = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..spec import RunSpec, complete_options, dataclass_options, override, parse_override
+from ..options import complete_options, dataclass_options
+from ..spec import RunSpec, override, parse_override
 
 
 def preview_verb(task_name: str, data: str, out: Path, samples: int, seed: int, sets: list[str]) -> None:
