@@ -33,10 +33,10 @@ from common import environment
 from vidssl.data import ClipRequest, catalog, open_decoder
 from vidssl.data.decode.base import Decoder
 from vidssl.engine.checkpoint import list_checkpoints
+from vidssl.engine.context import Context
 from vidssl.engine.progress import Reporter
 from vidssl.engine.runs import RunDirectory
 from vidssl.engine.setup import build_accelerator
-from vidssl.engine.trainer import Context
 from vidssl.evals.pretext import evaluate_pretext
 from vidssl.pretrained import run_folder, run_spec
 from vidssl.run import build_task, usable_rows

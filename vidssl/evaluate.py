@@ -18,10 +18,10 @@ from .backbones.weights import load_weights
 from .data import catalog
 from .data.decode import open_decoder
 from .data.store import Store
+from .engine.context import Context
 from .engine.progress import Reporter
 from .engine.runs import RunDirectory, write_atomic
 from .engine.setup import build_accelerator, keep_freed_memory, resolve_engine
-from .engine.trainer import Context
 from .errors import ConfigError, RunError
 from .evals.names import EVALS
 from .evals.over_splits import ALL_SPLITS, evaluate_splits

@@ -24,10 +24,11 @@ from .data.decode import open_decoder
 from .data.decode.base import Decoder
 from .data.plan import uniforms
 from .data.store import Store
+from .engine.context import Context
 from .engine.progress import Reporter
 from .engine.runs import RunDirectory, write_atomic
 from .engine.setup import build_accelerator, keep_freed_memory
-from .engine.trainer import Context, Trainer, require_whole_steps
+from .engine.trainer import Trainer, require_whole_steps
 from .errors import DataError, RunError
 from .evals.pretext import evaluate_pretext
 from .evals.target import open_target

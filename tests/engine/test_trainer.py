@@ -13,11 +13,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from vidssl.engine import checkpoint
+from vidssl.engine.context import Context
 from vidssl.engine.progress import Reporter
 from vidssl.engine.runs import RunDirectory
 from vidssl.engine.setup import resolve_engine
 from vidssl.engine.signals import Interrupted
-from vidssl.engine.trainer import Context, Trainer
+from vidssl.engine.trainer import Trainer
 from vidssl.errors import ConfigError, RunError
 from vidssl.spec import EngineSpec, StageSpec
 

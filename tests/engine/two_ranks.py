@@ -17,9 +17,10 @@ import torch
 from accelerate import Accelerator
 
 from tests.engine.toys import ToyDecoder, toy_store, toy_task
+from vidssl.engine.context import Context
 from vidssl.engine.progress import Reporter
 from vidssl.engine.runs import RunDirectory
-from vidssl.engine.trainer import Context, Trainer
+from vidssl.engine.trainer import Trainer
 from vidssl.evals.pretext import evaluate_pretext
 from vidssl.spec import EngineSpec, StageSpec
 

@@ -20,9 +20,9 @@ from vidssl.backbones.base import Backbone
 from vidssl.data import ClipRequest, open_decoder, open_store
 from vidssl.data.decode.base import Decoder
 from vidssl.data.store import video_key
+from vidssl.engine.context import Context
 from vidssl.engine.progress import Reporter
 from vidssl.engine.runs import RunDirectory
-from vidssl.engine.trainer import Context
 from vidssl.errors import ConfigError, RunError
 from vidssl.evals import features, robustness
 from vidssl.evals.classify import Classify

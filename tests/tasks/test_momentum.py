@@ -25,9 +25,10 @@ from vidssl import create_task
 from vidssl.backbones.base import Backbone
 from vidssl.data.plan import uniforms
 from vidssl.engine.batchnorm import synchronise
+from vidssl.engine.context import Context
 from vidssl.engine.progress import Reporter
 from vidssl.engine.runs import RunDirectory
-from vidssl.engine.trainer import Context, Trainer
+from vidssl.engine.trainer import Trainer
 from vidssl.errors import ConfigError
 from vidssl.spec import EngineSpec, StageSpec
 from vidssl.tasks import momentum

@@ -18,9 +18,10 @@ from tests.tasks.test_contract import smooth_frames
 from vidssl import create_task, list_tasks
 from vidssl.backbones.base import Backbone
 from vidssl.data.decode.base import Decoder
+from vidssl.engine.context import Context
 from vidssl.engine.progress import Reporter
 from vidssl.engine.runs import RunDirectory
-from vidssl.engine.trainer import Context, Trainer
+from vidssl.engine.trainer import Trainer
 from vidssl.presets import SMALL_TASK
 from vidssl.spec import EngineSpec, StageSpec
 from vidssl.tasks.base import ClipSpec

@@ -10,51 +10,33 @@ plan is a function of the step, the learning rate is a function of the step, and
 from __future__ import annotations
 
 import math
-import resource
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list, gather_object
 
 from ..data.decode.base import Decoder
 from ..data.loader import Batch, ClipLoader
 from ..data.plan import Plan
 from ..errors import ConfigError, RunError
-from ..spec import EngineSpec, StageSpec
+from ..spec import StageSpec
 from ..tasks.base import Task
 from . import checkpoint
 from .batchnorm import synchronise
+from .context import Context
 from .health import Health
 from .optim import build_optimizer, learning_rate, set_learning_rate
-from .progress import Meter, Reporter
-from .runs import RunDirectory
+from .progress import Meter
 from .signals import Interrupted, StopRequest, stop_on_signals
+from .step_log import StepLog
 
 CHECKPOINT_SECONDS = 60.0
 _RANK_STREAM = 15_485_863  # times the rank, added to the seed: far from the seeds of other runs and fine-tunings
-
-
-@dataclass
-class Context:
-    """What every stage of a run shares."""
-
-    accelerator: Accelerator
-    engine: EngineSpec
-    run: RunDirectory
-    request: str
-    seed: int
-    reporter: Reporter
-
-    @property
-    def device(self) -> torch.device:
-        return self.accelerator.device
 
 
 def require_whole_steps(stage: str, task: Task, batch: int, micro_batch: int, world: int) -> None:
@@ -122,14 +104,12 @@ class Trainer:
         if self.plan.rank:
             torch.manual_seed(context.seed + _RANK_STREAM * self.plan.rank)
         self.directory = Path(context.run.path) / "checkpoints"
-        self.sums: defaultdict[str, torch.Tensor | float] = defaultdict(float)
+        self.step_log = StepLog(accelerator.device)
         self._kept: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
         has_levels = hasattr(getattr(task, "args", None), "complexity")
         self.health = Health(name, self.plan.num_steps, has_levels, task.below_chance)
         self._note = ""
         self._begun, self._seconds_before = time.perf_counter(), 0.0
-        self.num_extended = 0
-        self.num_clips = 0
         self._log_every = context.engine.log_every or max(1, self.plan.num_steps // 50)
         self._saved_at = time.monotonic()
 
@@ -146,7 +126,8 @@ class Trainer:
             micro_batch=self.context.engine.micro_batch,
             prefetch=self.context.engine.prefetch,
         )
-        self._begun, self._mark, self._watched = begun, (begun, 0, 0.0), 0.0
+        self._begun, self._watched = begun, 0.0
+        self.step_log.start_clock()
         if start == 0:
             self._watch(0, 0)
         self.model.train()
@@ -163,7 +144,7 @@ class Trainer:
         self._agree_on_buffers()
         seconds = time.perf_counter() - begun
         training = seconds - self._watched
-        counts = gather_object([[self.num_extended, self.num_clips]])
+        extended, every_clip = self.step_log.counts()
         self.context.accelerator.free_memory()  # else it holds this stage's optimizer until the run ends
         return {
             "steps": self.plan.num_steps,
@@ -172,8 +153,8 @@ class Trainer:
             "seconds": self._seconds_before + seconds,
             "clips_per_second": clips / training if clips else None,
             "data_wait": waited / training if clips else None,
-            "extended_clips": sum(extended for extended, _ in counts),
-            "clips": sum(clips for _, clips in counts),
+            "extended_clips": extended,
+            "clips": every_clip,
             "resumed_at_step": start,
             "warnings": self.health.warnings,
         }
@@ -188,14 +169,12 @@ class Trainer:
             with accelerator.no_sync(self.model):
                 out = self._loss_backward(views, batch)
         count = len(batch.samples)
-        self.num_extended += batch.num_extended
-        self.num_clips += count
-        self.sums["count"] += count
+        self.step_log.count(count, batch.num_extended)
         for key, value in out.items():
             if key in self.task.kept:
                 self._kept[key].append(value.detach())
             else:
-                self.sums[key] += value.detach().double().mean() * count
+                self.step_log.add(key, value, count)
 
     def _loss_backward(self, views: dict[str, torch.Tensor], batch: Batch) -> dict[str, torch.Tensor]:
         try:
@@ -254,14 +233,7 @@ class Trainer:
         return int(self.context.accelerator.gather(flag.reshape(1)).max())
 
     def _log(self, done: int, epoch: int, clips: int, waited: float, meter: Meter) -> str:
-        parts = gather_object([{key: float(value) for key, value in self.sums.items()}])
-        total: dict[str, float] = defaultdict(float)
-        for part in parts:
-            for key, value in part.items():
-                total[key] += value
-        self.sums.clear()
-        count = total.pop("count")
-        means = {key: value / count for key, value in total.items()}
+        means, count = self.step_log.means()
         if not math.isfinite(means["loss"]):
             raise RunError(
                 f"the loss of {self.name} is {means['loss']} at step {done}. Try a smaller --set {self.name}.lr, a "
@@ -269,11 +241,7 @@ class Trainer:
             )
         chance = means.pop("chance", self.task.chance())
         if self.task.metric in means:
-            self._warn(self.health.metric(done, means[self.task.metric], chance, round(count)))
-        now = time.perf_counter()
-        began, clips_before, waited_before = self._mark
-        self._mark = (now, clips, waited)
-        seconds = max(now - began, 1e-9)
+            self._warn(self.health.metric(done, means[self.task.metric], chance, count))
         record = {
             "stage": self.name,
             "step": done,
@@ -282,13 +250,7 @@ class Trainer:
             "chance": chance,
             "lr": learning_rate(self.stage, done - 1, self.plan.steps_per_epoch),
         }
-        eta = (self.plan.num_steps - done) * (now - began) / max(1, self._log_every)
-        timing = {
-            "clips_per_second": (clips - clips_before) / seconds,
-            "data_wait": (waited - waited_before) / seconds,
-            "memory_gib": self._memory_gib(),
-            "eta_seconds": eta,
-        }
+        timing = self.step_log.timing(clips, waited, self._log_every, self.plan.num_steps - done)
         self.context.run.log({**record, "time": timing})
         metric = self.task.metric
         shown = f"{metric} {means[metric]:.3f} (chance {record['chance']:.3f})  " if metric in means else ""
@@ -307,7 +269,7 @@ class Trainer:
         self.model.train()
         seconds = time.perf_counter() - begin
         self._watched += seconds
-        self._mark = (self._mark[0] + seconds, *self._mark[1:])
+        self.step_log.leave_out(seconds)
         if seen is None:
             return
         shown = "  ".join(f"{key} {value:.3f}" for key, value in seen.items())
@@ -333,18 +295,10 @@ class Trainer:
         if warning:
             self.context.reporter.say(f"warning: {warning}")
 
-    def _memory_gib(self) -> float:
-        if self.context.device.type == "cuda":
-            return torch.cuda.max_memory_allocated() / 2**30
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
     def _save(self, step: int) -> None:
         accelerator = self.context.accelerator
         states = gather_object([checkpoint.random_states()])
-        sums = gather_object(
-            [{key: torch.as_tensor(value, dtype=torch.float64).cpu() for key, value in self.sums.items()}]
-        )
-        counts = gather_object([[self.num_extended, self.num_clips]])
+        totals = self.step_log.state()
         self._saved_at = time.monotonic()
         if not accelerator.is_main_process:
             return
@@ -360,8 +314,7 @@ class Trainer:
                 "model": accelerator.unwrap_model(self.model, keep_torch_compile=False).state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "random": states,
-                "sums": sums,
-                "counts": counts,
+                **totals,
                 "health": self.health.state(),
                 "seconds": self._seconds_before + time.perf_counter() - self._begun,
             },
@@ -384,8 +337,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         rank = self.plan.rank
         checkpoint.set_random_states(state["random"][rank])
-        self.sums.update({key: value.to(self.context.device) for key, value in state["sums"][rank].items()})
-        self.num_extended, self.num_clips = state["counts"][rank]
+        self.step_log.restore(state, rank)
         self._seconds_before = state["seconds"]
         self.health.restore(state["health"])
         step = int(state["step"])

@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from ..backbones.base import Backbone
 from ..data.decode.base import ClipRequest, Decoder
 from ..data.sampling import extend, uniform_starts
-from ..engine.trainer import Context
+from ..engine.context import Context
 from ..tasks.base import ClipSpec
 from ..transforms.geometry import centre_clip
 

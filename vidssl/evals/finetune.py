@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import load_file, save
 
 from ..backbones.base import Backbone
+from ..engine.context import Context
 from ..engine.runs import write_atomic
-from ..engine.trainer import Context, Trainer
+from ..engine.trainer import Trainer
 from ..errors import RunError
 from ..spec import RunSpec
 from ..tasks.base import ClipSpec

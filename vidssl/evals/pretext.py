@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 from ..data.decode.base import Decoder
 from ..data.loader import ClipLoader
 from ..data.plan import Plan
-from ..engine.trainer import Context
+from ..engine.context import Context
 from ..tasks.base import Task
 from .statistics import clustered_interval
 

@@ -30,8 +30,8 @@ import torch
 from accelerate.utils import gather_object
 
 from ..data.decode.base import ClipRequest
+from ..engine.context import Context
 from ..engine.runs import write_atomic
-from ..engine.trainer import Context
 from ..errors import ConfigError, RunError
 from ..spec import EvalSpec, RunSpec
 from ..tasks.base import ClipSpec

@@ -18,8 +18,8 @@ from ..analysis.cka import compare
 from ..analysis.cka_map import CKAMap
 from ..backbones.base import Backbone
 from ..data.subset import nested_subsets
+from ..engine.context import Context
 from ..engine.runs import write_atomic
-from ..engine.trainer import Context
 from ..spec import RunSpec
 from ..tasks.base import ClipSpec
 from .features import clip_batches

@@ -12,8 +12,8 @@ import numpy as np
 from ..analysis.cka import SMALLEST_BATCH
 from ..backbones.base import Backbone
 from ..data.store import Store
+from ..engine.context import Context
 from ..engine.optim import check_warmup
-from ..engine.trainer import Context
 from ..errors import ConfigError
 from ..spec import EvalSpec, RunSpec
 from ..tasks.base import ClipSpec

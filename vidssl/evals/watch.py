@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from ..backbones.base import Backbone
 from ..data.decode.base import Decoder
 from ..data.subset import nested_subsets
-from ..engine.trainer import Context
+from ..engine.context import Context
 from ..errors import RunError
 from ..spec import EvalSpec, WatchSpec
 from ..tasks.base import ClipSpec
