@@ -22,7 +22,7 @@ from vidssl.data.prep import prepare
 from vidssl.engine.progress import Reporter
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-NEED_A_RUN = {"tasks.py", "codec_cue.py"}  # tested on one, below
+NEED_A_RUN = {"tasks.py", "task_seeds.py", "codec_cue.py"}  # tested on one, below
 SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name not in NEED_A_RUN | {"common.py"})
 
 
@@ -193,3 +193,24 @@ def test_tasks_runs_each_task_once_and_two_untrained_networks(tiny_source, tmp_p
     assert one == other
     assert one["clips"] == 2 * one["videos"]
     assert 0 <= one["value"] <= 1
+
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "task_seeds.py"),
+        "--runs",
+        str(tmp_path / "seeds"),
+        "--data",
+        str(store),
+    ]
+    command += [word for setting in settings for word in ("--set", setting)]
+    for seeds in (["0"], ["1"]):
+        done = subprocess.run(
+            [*command, "--tasks", "rotnet", "--seeds", *seeds], capture_output=True, text=True, timeout=400, check=False
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    rows = {row["task"]: row for row in json.loads(done.stdout.splitlines()[-1])["rows"]}
+    assert set(rows) == {"rotnet", "untrained", "fitted"}
+    assert all(row["retrieval"]["seeds"] == [0, 1] for row in rows.values()), "the first call's seed counts too"
+    mine, other = (rows[name]["retrieval"]["values"] for name in ("rotnet", "fitted"))
+    assert rows["rotnet"]["above"]["fitted"]["values"] == [mine[0] - other[0], mine[1] - other[1]]
+    assert mine[0] == result["rows"][0]["evals"][str(store)]["retrieval"]["top1"], "the same run without fine-tuning"
