@@ -236,6 +236,25 @@ def _tasks(result: dict[str, Any], columns: Iterable[tuple[str, str, str]]) -> s
     return "\n".join(lines)
 
 
+def seeds() -> str:
+    """Retrieval over several seeds, each network beside the untrained ones that begin with its weights."""
+    result = newest("task_seeds_cpu_*.json")
+    lines = ["| network | seeds | retrieval, motion | above fitted | above as built |", "|---|---|---|---|---|"]
+    for row in result["rows"]:
+        above = [_mean(row["above"][name]) if "above" in row else "" for name in ("fitted", "untrained")]
+        retrieval = row["retrieval"]
+        name = UNTRAINED.get(row["task"], row["task"])
+        lines.append(f"| {name} | {len(retrieval['seeds'])} | {_mean(retrieval)} | {' | '.join(above)} |")
+    lines += ["", "Percent, mean over seeds (Student's 95 % interval; differences seed by seed, to the network of the"]
+    lines[-1] += f" same first weights); `benchmarks/results/{result['file']}`."
+    return "\n".join(lines)
+
+
+def _mean(figures: dict[str, Any]) -> str:
+    span = figures["interval"]
+    return f"{100 * figures['mean']:.1f}" + (f" ({100 * span[0]:.1f} to {100 * span[1]:.1f})" if span else "")
+
+
 def evals() -> str:
     """Everything that is asked of a pre-trained network, on two data sets."""
     results = [newest(f"evals_{name}_cpu_*.json") for name in ("embedded", "actions")]
@@ -352,6 +371,7 @@ TABLES = {
     "augmentations": augmentations,
     "tasks": tasks,
     "tasks-real": tasks_real,
+    "seeds": seeds,
 }
 
 
